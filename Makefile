@@ -1,0 +1,29 @@
+PYTHON ?= python3
+BIN := .venv/bin
+export GRADIO_ANALYTICS_ENABLED := False
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: setup run test check bench
+
+setup: .venv/installed  ## the environment in .venv, with the tested versions
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+run: setup  ## the app on ./var, with the embedded default model
+	$(BIN)/python -m annotate
+
+check: setup  ## format, lint, types, import rule, fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m "not slow" -q
+
+test: setup  ## the whole suite
+	$(BIN)/pytest
+
+bench: setup  ## every benchmark, quick
+	for script in tests/benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done

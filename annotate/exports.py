@@ -1,0 +1,44 @@
+"""Export files as HTTP streams: made chunk by chunk, one chunk at a time, so that labelers do not feel them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from starlette.responses import StreamingResponse
+
+from data import interchange
+
+if TYPE_CHECKING:
+    from data.store import Store
+
+ENDINGS = {"trl": "jsonl", "jsonl": "jsonl", "parquet": "parquet", "csv": "csv"}
+one_at_a_time = threading.Lock()  # held while rows are read and written, never while a slow reader is waited for
+
+
+def stream(store: Store, kind: str, format: str) -> StreamingResponse:
+    """The rows of `kind` as a file of `format`, all of the moment in which the first chunk is made."""
+    rows = {
+        "rankings": store.ranking_rows,
+        "comparisons": store.comparison_rows,
+        "demonstrations": store.demonstration_rows,
+        "prompts": store.prompt_rows,
+    }[kind]()
+    name = f"pawl-{kind}{'-trl' if format == 'trl' else ''}.{ENDINGS[format]}"
+    return StreamingResponse(
+        _in_turn(interchange.stream(rows, kind, format)),
+        media_type=interchange.MEDIA_TYPES[format],
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
+
+
+def _in_turn(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    with closing(chunks) as source:  # type: ignore[type-var]  # a generator: closing it ends the read transaction
+        while True:
+            with one_at_a_time:
+                chunk = next(source, None)
+            if chunk is None:
+                return
+            yield chunk

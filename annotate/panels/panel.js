@@ -1,0 +1,80 @@
+// A read-only part of a page, drawn from its value: a list of blocks, each {"kind": ..., ...}. Text is only ever text.
+//   heading {text}   text {text, tone}   code {text}   tiles {items: [{label, value, note}]}   facts {rows: [[name, value]]}
+//   table {columns, rows, ids, picked, empty, wide: columns to hide on a phone}   meter {label, value}   stages {items: [{name, state, progress, note}]}
+//   samples {items: [{title, prompt, response}]}   links {rows: [{name, note, links: [[text, href]]}]}
+// Clicking a row of a table that has ids triggers "pick" with {id}.
+
+const make = (tag, attributes = {}, ...children) => {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "text") node.textContent = value ?? ""; else if (value !== null && value !== undefined) node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+};
+
+const DRAW = {
+  heading: (block) => make("h2", { class: "pawl-heading", text: block.text }),
+  text: (block) => make("p", { class: "pawl-note", "data-tone": block.tone ?? "", text: block.text, role: block.tone ? "status" : null }),
+  code: (block) => make("pre", { class: "pawl-code", text: block.text, tabindex: 0 }),
+  tiles: (block) => make("div", { class: "pawl-tiles" }, ...block.items.map((item) => make("div", { class: "pawl-tile" },
+    make("div", { class: "pawl-tile-label", text: item.label }), make("div", { class: "pawl-tile-value", text: item.value }),
+    make("div", { class: "pawl-tile-note", text: item.note ?? "" })))),
+  facts: (block) => make("dl", { class: "pawl-facts" }, ...block.rows.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })])),
+  meter: (block) => {
+    const percent = Math.round(block.value * 100);
+    const bar = make("div", { class: "pawl-meter", role: "progressbar", "aria-label": block.label, "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": percent },
+      make("div", {}));
+    bar.firstChild.style.width = `${percent}%`;
+    return make("div", { class: "pawl-meter-line" }, make("span", { text: block.label }), bar, make("span", { class: "pawl-percent", text: `${percent} %` }));
+  },
+  stages: (block) => make("ol", { class: "pawl-stages" }, ...block.items.map((item) => make("li", { "data-state": item.state },
+    make("span", { class: "pawl-stage-dot", "aria-hidden": "true" }), make("span", { class: "pawl-stage-name", text: item.name }),
+    make("span", { class: "pawl-stage-note", text: item.note ?? "" })))),
+  samples: (block) => make("div", { class: "pawl-samples" }, ...block.items.map((item) => make("article", { class: "pawl-sample" },
+    make("div", { class: "pawl-who", text: item.title }), make("div", { class: "pawl-text pawl-sample-prompt", dir: "auto", text: item.prompt }),
+    make("div", { class: "pawl-text", dir: "auto", text: item.response })))),
+  links: (block) => make("div", { class: "pawl-exports" }, ...block.rows.map((row) => make("div", { class: "pawl-export" },
+    make("div", {}, make("strong", { text: row.name }), make("div", { class: "pawl-tile-note", text: row.note })),
+    make("div", { class: "pawl-export-links" }, ...row.links.map(([text, href]) =>
+      make("a", { class: "pawl-button", href, download: "", text, "aria-label": `${row.name} as ${text}` })))))),
+  table,
+};
+
+function table(block) {
+  if (!block.rows.length) return make("p", { class: "pawl-note", text: block.empty });
+  const wide = (name) => (block.wide?.includes(name) ? "" : null);
+  const head = make("tr", {}, ...block.columns.map((name) => make("th", { scope: "col", "data-wide": wide(name), text: name })));
+  const body = block.rows.map((row, i) => {
+    const cells = row.map((value, n) => make("td", { "data-column": block.columns[n], "data-wide": wide(block.columns[n]), text: value }));
+    const line = make("tr", {}, ...cells);
+    if (block.ids) {
+      const id = block.ids[i];
+      const button = make("button", { type: "button", class: "pawl-pick", text: row[0], "aria-pressed": String(id === block.picked) });
+      cells[0].replaceChildren(button);
+      line.classList.add("pawl-row");
+      line.toggleAttribute("data-picked", id === block.picked);
+      line.addEventListener("click", () => {
+        for (const other of line.parentNode.children) {
+          other.toggleAttribute("data-picked", other === line);
+          other.querySelector(".pawl-pick").setAttribute("aria-pressed", String(other === line));
+        }
+        trigger("pick", { id });
+      });
+    }
+    return line;
+  });
+  return make("div", { class: "pawl-table" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)));
+}
+
+let drawn = null;
+function draw() {
+  const blocks = Array.isArray(props.value) ? props.value : [];  // Gradio gives "" for nothing
+  const text = JSON.stringify(blocks);
+  if (text === drawn) return;
+  drawn = text;
+  element.replaceChildren(...blocks.map((block) => DRAW[block.kind](block)));
+}
+element.classList.add("pawl-panel");
+watch("value", draw);
+draw();

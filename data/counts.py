@@ -1,0 +1,68 @@
+"""The numbers of `Store.stats`: counts by kind and state, who labeled how much, how far they agree, and the pace."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime, timedelta
+from typing import Any
+
+from data.agreement import summary
+from data.exports import Moment
+from data.live import Live
+from data.records import TaskKind
+
+KINDS: tuple[TaskKind, ...] = ("ranking", "demonstration")
+_LABELERS = """
+    SELECT labeler, count(*) FILTER (kind = 'ranking'), count(*) FILTER (kind = 'demonstration') FROM (
+        SELECT labeler, 'ranking' AS kind FROM standing_rankings
+        UNION ALL SELECT labeler, 'demonstration' FROM standing_demonstrations)
+    GROUP BY labeler ORDER BY labeler"""
+_TRAINABLE = """
+    SELECT count(*) FROM standing_rankings JOIN prompts ON prompts.id = standing_rankings.prompt_id
+    WHERE split = 'train' AND list_unique(list_filter(ranks, lambda rank: rank IS NOT NULL)) > 1"""
+_DEMONSTRATED = """
+    SELECT count(*) FROM standing_demonstrations JOIN prompts ON prompts.id = standing_demonstrations.prompt_id
+    WHERE split = 'train'"""
+_LAST_HOUR = """
+    SELECT (SELECT count(*) FROM rankings WHERE revision = 1 AND lease IS NOT NULL AND created_at > $since)
+         + (SELECT count(*) FROM demonstrations WHERE revision = 1 AND lease IS NOT NULL AND created_at > $since)"""
+
+
+class Counts:
+    """Computes the numbers. Agreement reads every ranking, so it is computed anew only when one has changed."""
+
+    def __init__(self) -> None:
+        self._agreement: tuple[Live, int, dict[str, Any]] | None = None
+
+    def of(self, moment: Moment, live: Live, now: datetime) -> dict[str, Any]:
+        """All of them, ready for JSON; labelers by pseudonym."""
+        splits = dict(moment.select("SELECT split, count(*) FROM prompts GROUP BY split"))
+        labelers = {
+            name: {"rankings": rankings, "demonstrations": demonstrations}
+            for name, rankings, demonstrations in moment.select(_LABELERS)
+        }
+        return {
+            "prompts": {"train": splits.get("train", 0), "heldout": splits.get("heldout", 0)},
+            "tasks": {kind: _states(live, kind) for kind in KINDS},
+            "labels": {
+                "rankings": sum(counts["rankings"] for counts in labelers.values()),
+                "demonstrations": sum(counts["demonstrations"] for counts in labelers.values()),
+                "skips": moment.select("SELECT count(*) FROM skips")[0][0],
+                "rankings_trainable": moment.select(_TRAINABLE)[0][0],
+                "demonstrations_trainable": moment.select(_DEMONSTRATED)[0][0],
+            },
+            "labelers": labelers,
+            "agreement": self._current_agreement(moment, live),
+            "tasks_per_hour": moment.select(_LAST_HOUR, {"since": now - timedelta(hours=1)})[0][0],
+        }
+
+    def _current_agreement(self, moment: Moment, live: Live) -> dict[str, Any]:
+        changes = live.changes  # read first: a ranking that comes meanwhile makes this stale again
+        if self._agreement is None or self._agreement[0] is not live or self._agreement[1] != changes:
+            self._agreement = (live, changes, summary(moment.ranks_by_task()))
+        return self._agreement[2]
+
+
+def _states(live: Live, kind: TaskKind) -> dict[str, int]:
+    counts = Counter(state for _, state in live.queues[kind].states())
+    return {state: counts[state] for state in ("open", "done", "retired")}

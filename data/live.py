@@ -1,0 +1,308 @@
+"""The live state: what the writer must know to decide the next change, in memory.
+
+Reads   the tables, once at start (`rebuilt`), and from then on each row as it is appended (`apply`); both go through
+        the same handlers, so the state after a restart is the state before it
+Writes  nothing
+
+Only the writer thread calls `apply`. Other threads look things up here; each look-up is a single dictionary access.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from operator import attrgetter
+from typing import Any
+
+import duckdb
+
+from data.errors import Forbidden, NotFound
+from data.queue import Lease, Queue
+from data.records import Checkpoint, Role, Task, TaskKind, User
+from data.rows import (
+    TABLES,
+    BatchRow,
+    CheckpointRow,
+    CheckpointStateRow,
+    DemonstrationRow,
+    DisabledUserRow,
+    LeaseRow,
+    OutsiderRow,
+    PasswordRow,
+    PromptRow,
+    RankingRow,
+    RetiredBatchRow,
+    Row,
+    RunRow,
+    SkipRow,
+    SpentTokenRow,
+    TaskRow,
+    TokenRow,
+    UserRow,
+    WithdrawalRow,
+)
+
+FETCH = 10_000  # rows at a time while the state is rebuilt
+
+
+@dataclass(frozen=True, slots=True)
+class LiveTask:
+    """A task, and the number under which its responses lie together."""
+
+    task: Task
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token that has not been revoked or used."""
+
+    name: str
+    kind: str
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The latest revision of a label: enough to recognise the same answer and to number the next."""
+
+    id: str
+    revision: int
+    task_id: str | None
+    labeler: str
+    lease: str | None
+    digest: str
+    rewrite_of: str | None = None  # the ranking that this demonstration was written in
+
+
+class Live:
+    """See the module. The attributes are for reading only."""
+
+    def __init__(self) -> None:
+        self.users: dict[str, User] = {}  # by name
+        self.passwords: dict[str, str] = {}
+        self.tokens: dict[str, Token] = {}  # by hash
+        self.outsiders: dict[str, str] = {}  # pseudonyms of people named in imports
+        self.prompts: dict[str, int] = {}  # numbers by id
+        self.tasks: dict[str, LiveTask] = {}
+        self.batches: dict[str, list[str]] = {}  # task ids by batch
+        self.retired_batches: set[str] = set()
+        self.demonstrated: dict[str, str] = {}  # the demonstration task of each prompt that has one
+        self.labels: dict[str, Label] = {}
+        self.answers: dict[tuple[str, str], Label] = {}  # by task and labeler
+        self.rewrites: dict[str, Label] = {}  # by the ranking's label id, while the rewrite stands
+        self.skips: dict[tuple[str, str], str] = {}  # leases by task and labeler
+        self.withdrawn: set[str] = set()  # label ids
+        self.changes = 0  # of rankings: what is computed from them is stale when this has moved
+        self.checkpoints: dict[str, Checkpoint] = {}
+        self.promoted: str | None = None
+        self.runs: dict[str, str] = {}  # JSON by id
+        self.queues: dict[TaskKind, Queue] = {"ranking": Queue(), "demonstration": Queue()}
+        # What is remembered of each table: the columns, and who takes them. The order is that of a rebuild.
+        self._handlers: dict[type[Row], tuple[str, Callable[..., None]]] = {
+            UserRow: ("name role pseudonym created_at", self._user),
+            DisabledUserRow: ("name", self._disabled),
+            PasswordRow: ("name hash", self.passwords.__setitem__),
+            TokenRow: ("hash name kind expires_at", self._token),
+            SpentTokenRow: ("hash", self._spent),
+            OutsiderRow: ("name pseudonym", self.outsiders.__setitem__),
+            PromptRow: ("id number", self.prompts.__setitem__),
+            BatchRow: ("id", self._batch),
+            TaskRow: ("number id kind prompt_id response_ids overlap priority batch_id created_at", self._task),
+            RetiredBatchRow: ("batch_id", self._retired),
+            LeaseRow: ("task_id labeler token expires_at", self._lease),
+            SkipRow: ("task_id labeler lease", self._skip),
+            RankingRow: ("label_id revision task_id labeler lease digest", self._ranking),
+            DemonstrationRow: ("label_id revision task_id labeler lease digest source", self._demonstration),
+            WithdrawalRow: ("label_id", self._withdrawal),
+            CheckpointRow: ("id stage parents snapshot metrics created_at", self._checkpoint),
+            CheckpointStateRow: ("id state reason", self._checkpoint_state),
+            RunRow: ("id state", self.runs.__setitem__),
+        }
+        self._take = {kind: _taker(columns, handler) for kind, (columns, handler) in self._handlers.items()}
+
+    @classmethod
+    def rebuilt(cls, connection: duckdb.DuckDBPyConnection) -> Live:
+        """The state that the tables hold."""
+        live = cls()
+        collecting = gc.isenabled()
+        gc.disable()  # millions of objects that all stay: each look through them would find nothing
+        try:
+            for kind, (columns, handler) in live._handlers.items():
+                result = connection.execute(f"SELECT {columns.replace(' ', ', ')} FROM {TABLES[kind]} ORDER BY rowid")
+                while rows := result.fetchmany(FETCH):
+                    for row in rows:
+                        handler(*row)
+        finally:
+            if collecting:
+                gc.enable()
+        return live
+
+    def apply(self, row: Row) -> None:
+        """Take note of a row that is being appended."""
+        take = self._take.get(type(row))
+        if take is not None:  # responses and the audit are only ever read from their tables
+            take(row)
+
+    # ---------------------------------------------------------------- look-ups
+
+    def user(self, name: str) -> User:
+        """Raises NotFound."""
+        user = self.users.get(name) if isinstance(name, str) else None
+        if user is None:
+            raise NotFound(f"There is no user {name!r}. `python -m annotate users list` shows those there are.")
+        return user
+
+    def labeler(self, name: str) -> str:
+        """The pseudonym of someone who may label now. Raises NotFound or Forbidden."""
+        user = self.user(name)
+        if not user.active:
+            raise Forbidden(f"The account {name!r} is disabled. Nothing was stored; an admin can help.")
+        return user.pseudonym
+
+    def user_of_token(self, token_hash: str, kind: str, now: datetime) -> User | None:
+        """Whose token that is, if it lets anyone in now."""
+        token = self.tokens.get(token_hash)
+        if token is None or token.kind != kind or (token.expires_at is not None and token.expires_at <= now):
+            return None
+        user = self.users[token.name]
+        return user if user.active else None
+
+    def task(self, id: str) -> LiveTask:
+        """Raises NotFound."""
+        task = self.tasks.get(id) if isinstance(id, str) else None
+        if task is None:
+            raise NotFound(f"There is no task {str(id)[:80]!r}. Nothing was stored; ask for the next task.")
+        return task
+
+    def prompt_number(self, id: str) -> int:
+        """Raises NotFound."""
+        number = self.prompts.get(id) if isinstance(id, str) else None
+        if number is None:
+            raise NotFound(f"There is no prompt {str(id)[:80]!r}. Nothing was stored; add the prompt first.")
+        return number
+
+    # ---------------------------------------------------------------- handlers
+
+    def _user(self, name: str, role: Role, pseudonym: str, created_at: datetime) -> None:
+        self.users[name] = User(name, role, pseudonym, True, created_at)
+
+    def _disabled(self, name: str) -> None:
+        self.users[name] = replace(self.users[name], active=False)
+
+    def _token(self, hash: str, name: str, kind: str, expires_at: datetime | None) -> None:
+        self.tokens[hash] = Token(name, kind, expires_at)
+
+    def _spent(self, hash: str) -> None:
+        self.tokens.pop(hash, None)
+
+    def _batch(self, id: str) -> None:
+        self.batches[id] = []
+
+    def _task(
+        self,
+        number: int,
+        id: str,
+        kind: TaskKind,
+        prompt_id: str,
+        response_ids: list[str],
+        overlap: int,
+        priority: int,
+        batch_id: str | None,
+        created_at: datetime,
+    ) -> None:
+        task = Task(id, kind, prompt_id, tuple(response_ids), overlap, batch_id, created_at)
+        self.tasks[id] = LiveTask(task, number)
+        self.queues[kind].add(id, priority=priority, number=number, overlap=overlap)
+        if batch_id is not None:
+            self.batches[batch_id].append(id)
+        if kind == "demonstration":
+            self.demonstrated[prompt_id] = id
+
+    def _retired(self, batch_id: str) -> None:
+        self.retired_batches.add(batch_id)
+        for id in self.batches[batch_id]:
+            self.queues["ranking"].retire(id)
+
+    def _lease(self, task_id: str, labeler: str, token: str, expires_at: datetime) -> None:
+        self._queue(task_id).lease(Lease(task_id, labeler, token, expires_at))
+
+    def _skip(self, task_id: str, labeler: str, lease: str) -> None:
+        self.skips[task_id, labeler] = lease
+        self._queue(task_id).skip(task_id, labeler)
+
+    def _ranking(
+        self, label_id: str, revision: int, task_id: str, labeler: str, lease: str | None, digest: str
+    ) -> None:
+        self.changes += 1
+        self._remember(Label(label_id, revision, task_id, labeler, lease, digest))
+
+    def _demonstration(
+        self,
+        label_id: str,
+        revision: int,
+        task_id: str | None,
+        labeler: str,
+        lease: str | None,
+        digest: str,
+        source: str,
+    ) -> None:
+        origin, _, ranking = source.partition(":")
+        rewrite_of = ranking if origin == "rewrite" and task_id is not None else None
+        label = Label(label_id, revision, task_id, labeler, lease, digest, rewrite_of)
+        if rewrite_of is not None:
+            self.rewrites[rewrite_of] = label
+        self._remember(label)
+
+    def _remember(self, label: Label) -> None:
+        self.labels[label.id] = label
+        if label.lease is None or label.task_id is None:  # an import or a rewrite: it answers no task
+            return
+        self.answers[label.task_id, label.labeler] = label
+        if label.revision == 1:
+            self._queue(label.task_id).label(label.task_id, label.labeler)
+
+    def _withdrawal(self, label_id: str) -> None:
+        if label_id in self.withdrawn:
+            return
+        self.changes += 1
+        self.withdrawn.add(label_id)
+        label = self.labels[label_id]
+        if label.rewrite_of is not None:
+            self.rewrites.pop(label.rewrite_of, None)
+        if label.lease is not None and label.task_id is not None:
+            self._queue(label.task_id).withdraw(label.task_id, label.labeler)
+
+    def _checkpoint(
+        self,
+        id: str,
+        stage: str,
+        parents: list[str],
+        snapshot: str | None,
+        metrics: str,
+        created_at: datetime,
+    ) -> None:
+        known = self.checkpoints.get(id)
+        state, reason = (known.state, known.reason) if known else ("candidate", "")
+        decoded: dict[str, Any] = json.loads(metrics)
+        self.checkpoints[id] = Checkpoint(id, stage, tuple(parents), snapshot, decoded, state, reason, created_at)
+
+    def _checkpoint_state(self, id: str, state: str, reason: str) -> None:
+        self.checkpoints[id] = replace(self.checkpoints[id], state=state, reason=reason)
+        if state == "promoted":
+            self.promoted = id
+        elif self.promoted == id:
+            self.promoted = None
+
+    def _queue(self, task_id: str) -> Queue:
+        return self.queues[self.tasks[task_id].task.kind]
+
+
+def _taker(columns: str, handler: Callable[..., None]) -> Callable[[Row], None]:
+    get = attrgetter(*columns.split())
+    if " " in columns:
+        return lambda row: handler(*get(row))
+    return lambda row: handler(get(row))

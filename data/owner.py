@@ -1,0 +1,92 @@
+"""Whoever owns the store of a workspace: nobody, so open it here, or the app, so ask it over HTTP.
+
+Reads   server.json, which the app writes while it owns the store
+Used by `python -m data`, and by commands of the app that work whether or not it runs
+
+One process can open the store. The lock on its file decides who does; server.json only tells where to ask, and one
+left behind by an app that was killed is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.client import Client
+from data.errors import FeedbackError, WorkspaceInUse
+from data.store import Store
+from data.workspace import Workspace
+
+if TYPE_CHECKING:
+    from data.snapshots import Snapshot
+
+STARTING_SECONDS = 15.0  # an app that has the store but not yet an address is given this long to say where it is
+
+
+@contextmanager
+def open_feedback(workspace: Workspace, *, wait: float = STARTING_SECONDS) -> Iterator[Store | Client]:
+    """The workspace's store, or a client of the app that owns it. Raises WorkspaceInUse when neither can be had."""
+    deadline = time.monotonic() + wait
+    while True:
+        owner = live_app(workspace) or _store(workspace, last_try=time.monotonic() >= deadline)
+        if owner is not None:
+            break
+        time.sleep(0.2)
+    with owner:
+        yield owner
+
+
+def live_app(workspace: Workspace) -> Client | None:
+    """A client of the app that server.json names, or None when none there answers to its token."""
+    try:
+        server = json.loads(workspace.server.read_text())
+        client = Client(server["url"], server["token"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # no app, or one that died while writing
+        return None
+    try:
+        client.me()
+    except FeedbackError:  # nothing there, or another workspace's app at the same address
+        client.close()
+        return None
+    return client
+
+
+def _store(workspace: Workspace, *, last_try: bool) -> Store | None:
+    """The store opened here; None while another process has it and may still say where it listens."""
+    seen = _text_of(workspace.server)
+    try:
+        store = Store(workspace.database)
+    except WorkspaceInUse:
+        if last_try:
+            raise
+        return None
+    if seen is not None and seen == _text_of(workspace.server):  # its writer is gone: the lock was free
+        workspace.server.unlink(missing_ok=True)
+    return store
+
+
+def _text_of(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def freeze(store: Store, workspace: Workspace) -> Snapshot:
+    """Freeze what the store holds at this moment into the workspace's snapshots."""
+    from data import snapshots  # pyarrow: a fifth of a second that the other commands do not need
+
+    promoted = store.promoted()
+    with store.moment() as moment:
+        return snapshots.freeze(
+            workspace.snapshots,
+            prompts=moment.prompt_rows(),
+            demonstrations=moment.demonstration_rows(),
+            rankings=moment.ranking_rows(),
+            agreement=store.stats()["agreement"],
+            promoted=promoted.id if promoted else None,
+        )

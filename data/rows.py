@@ -1,0 +1,255 @@
+"""What is appended to the tables, one class per table, fields in the order of its columns.
+
+A row is never changed once it is written, so these classes are also the whole history that the store keeps.
+JSON columns hold text that `as_json` made. `labeler` is always a pseudonym.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from data.records import Message
+
+
+def as_json(value: Any) -> str:
+    """Canonical JSON: the same value always gives the same text. Raises ValueError for NaN and infinity."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    """A short name for the value: equal values have equal digests."""
+    return hashlib.sha256(as_json(value).encode()).hexdigest()[:32]
+
+
+def messages_json(messages: Sequence[Message]) -> str:
+    """A conversation as it is stored and exported."""
+    return as_json([{"role": message.role, "content": message.content} for message in messages])
+
+
+def new_id(prefix: str) -> str:
+    """A random id: `prefix` tells people what it names."""
+    return f"{prefix}-{secrets.token_hex(8)}"
+
+
+class UserRow(NamedTuple):
+    name: str
+    role: str
+    pseudonym: str
+    created_at: datetime
+
+
+class DisabledUserRow(NamedTuple):
+    name: str
+    created_at: datetime
+
+
+class PasswordRow(NamedTuple):
+    name: str
+    hash: str
+    created_at: datetime
+
+
+class TokenRow(NamedTuple):
+    hash: str
+    name: str
+    kind: str
+    expires_at: datetime | None
+    created_at: datetime
+
+
+class SpentTokenRow(NamedTuple):
+    hash: str
+    reason: str  # revoked or used
+    created_at: datetime
+
+
+class OutsiderRow(NamedTuple):
+    """Someone named in an import, who is not a user."""
+
+    name: str
+    pseudonym: str
+    created_at: datetime
+
+
+class PromptRow(NamedTuple):
+    number: int  # rising: rows that belong together lie together, so a look-up by number reads one row group
+    id: str
+    messages: str
+    tags: list[str]
+    split: str
+    source: str
+    created_at: datetime
+
+
+class ResponseRow(NamedTuple):
+    task_number: int
+    position: int
+    id: str
+    prompt_id: str
+    text: str
+    source: str
+    sampling: str
+    created_at: datetime
+
+
+class TaskRow(NamedTuple):
+    number: int
+    id: str
+    kind: str
+    prompt_id: str
+    response_ids: list[str]
+    overlap: int  # 0 for a task that only holds imported rankings
+    priority: int  # how many batches there were: the newest batch goes first
+    batch_id: str | None
+    created_at: datetime
+
+
+class BatchRow(NamedTuple):
+    id: str
+    checkpoint: str
+    created_at: datetime
+
+
+class RetiredBatchRow(NamedTuple):
+    batch_id: str
+    created_at: datetime
+
+
+class LeaseRow(NamedTuple):
+    token: str
+    task_id: str
+    labeler: str
+    expires_at: datetime
+    created_at: datetime
+
+
+class SkipRow(NamedTuple):
+    task_id: str
+    labeler: str
+    lease: str
+    reason: str
+    created_at: datetime
+
+
+class RankingRow(NamedTuple):
+    label_id: str
+    revision: int
+    task_id: str
+    task_number: int
+    prompt_id: str
+    labeler: str
+    lease: str | None  # None for an import
+    digest: str  # of the answer: the same one sent again is recognised
+    display_order: list[str]
+    ranks: list[int | None]  # in the order of the task's responses; NULL is unrankable
+    ratings: str
+    flags: str
+    rewrite: str | None
+    comment: str
+    seconds: float | None
+    guideline: str
+    source: str  # "labeler", or the file it was imported from
+    client_at: datetime | None
+    created_at: datetime
+
+
+class DemonstrationRow(NamedTuple):
+    label_id: str
+    revision: int
+    task_id: str | None
+    prompt_id: str
+    labeler: str
+    lease: str | None  # None for an import and for a rewrite
+    digest: str
+    response: str
+    seconds: float | None
+    guideline: str
+    source: str
+    client_at: datetime | None
+    created_at: datetime
+
+
+class WithdrawalRow(NamedTuple):
+    label_id: str
+    created_at: datetime
+
+
+class CheckpointRow(NamedTuple):
+    id: str
+    stage: str
+    parents: list[str]
+    snapshot: str | None
+    metrics: str
+    created_at: datetime
+
+
+class CheckpointStateRow(NamedTuple):
+    id: str
+    state: str
+    reason: str
+    created_at: datetime
+
+
+class RunRow(NamedTuple):
+    id: str
+    state: str
+    created_at: datetime
+
+
+class AuditRow(NamedTuple):
+    action: str
+    subject: str
+    detail: str
+    created_at: datetime
+
+
+Row = (
+    UserRow
+    | DisabledUserRow
+    | PasswordRow
+    | TokenRow
+    | SpentTokenRow
+    | OutsiderRow
+    | PromptRow
+    | TaskRow
+    | ResponseRow
+    | BatchRow
+    | RetiredBatchRow
+    | LeaseRow
+    | SkipRow
+    | RankingRow
+    | DemonstrationRow
+    | WithdrawalRow
+    | CheckpointRow
+    | CheckpointStateRow
+    | RunRow
+    | AuditRow
+)
+
+TABLES: dict[type[Row], str] = {
+    UserRow: "users",
+    DisabledUserRow: "disabled_users",
+    PasswordRow: "passwords",
+    TokenRow: "tokens",
+    SpentTokenRow: "spent_tokens",
+    OutsiderRow: "outsiders",
+    PromptRow: "prompts",
+    ResponseRow: "responses",
+    BatchRow: "batches",
+    TaskRow: "tasks",
+    RetiredBatchRow: "retired_batches",
+    LeaseRow: "leases",
+    SkipRow: "skips",
+    RankingRow: "rankings",
+    DemonstrationRow: "demonstrations",
+    WithdrawalRow: "withdrawals",
+    CheckpointRow: "checkpoints",
+    CheckpointStateRow: "checkpoint_states",
+    RunRow: "runs",
+    AuditRow: "audit",
+}

@@ -1,0 +1,417 @@
+"""The store: everything people said, in one DuckDB file that one process owns.
+
+Reads and writes  feedback.duckdb (tables in data/schema.py); nothing else ever opens, copies or hashes that file
+Promises          a verb that returned is on disk, whatever dies next; an edit is a new revision, a withdrawal is a row
+                  that hides, and no row is ever changed or removed
+Raises            only the errors of data/errors.py
+
+Every change goes through one writer thread (data/writer.py), which decides it against the live state in memory
+(data/live.py) and commits it together with what else is waiting. Readers have cursors of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import duckdb
+
+from data import catalog, exports, intake, labeling, lineage, people
+from data.counts import Counts
+from data.database import cursor_of, open_database
+from data.errors import NotFound, StoreFailed
+from data.live import Live
+from data.records import (
+    Assignment,
+    Checkpoint,
+    Demonstration,
+    DemonstrationAnswer,
+    NewPrompt,
+    NewRanking,
+    NewResponse,
+    Prompt,
+    Ranking,
+    RankingAnswer,
+    Receipt,
+    Response,
+    Role,
+    TaskKind,
+    User,
+)
+from data.rows import Row
+from data.validate import check_demonstration, check_notes, check_ranking
+from data.writer import Writer
+
+if TYPE_CHECKING:
+    from data.batches import Batch  # pyarrow: half a second that a sign-in does not need
+
+T = TypeVar("T")
+TokenKind = Literal["api", "session", "link"]
+SHOWN = 256  # tasks whose texts stay in memory
+SLICE = 1_000  # rows of an import in one commit: labelers wait behind no more than that
+
+
+def utc_now() -> datetime:
+    """The time, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+class Store:
+    """Verbs in, records out. Safe to call from any thread; close it, or use it as a context manager.
+
+    `path` None keeps everything in memory. `now` is the clock that leases and time stamps go by. `on_failure` is
+    called from the writer thread when the database has given up for good: the app must then stop.
+    Raises WorkspaceInUse when the file is owned already, StoreFailed when it cannot be opened.
+    """
+
+    def __init__(self, path: Path | None, *, now: Callable[[], datetime] = utc_now, lease_minutes: float = 30) -> None:
+        self.on_failure: Callable[[StoreFailed], None] | None = None
+        self._now = now
+        self._lease = timedelta(minutes=lease_minutes)
+        self._database = open_database(path)
+        try:
+            self._writer = Writer(self._database.connection, now, self._failed)
+        except duckdb.Error as error:
+            self._database.close()
+            raise StoreFailed(f"The store {path} cannot be read: {error}. Nothing was changed.") from error
+        except BaseException:
+            self._database.close()
+            raise
+        self._counts = Counts()
+        self._shown = lru_cache(SHOWN)(self._read_shown)  # several labelers are shown the same task, in turn
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Answer what is waiting, then let the file go. A second close does nothing."""
+        self._writer.close()
+        self._database.close()
+
+    # ------------------------------------------------------------------ people
+
+    def add_user(self, name: str, role: Role) -> User:
+        """A new person, with a pseudonym for exports. Raises Conflict when the name is taken."""
+        return self._write(partial(people.add_user, name=name, role=role))
+
+    def users(self) -> list[User]:
+        """Everyone, in the order they were added."""
+        return list(self._live.users.values())
+
+    def user(self, name: str) -> User:
+        """The person of that name. Raises NotFound."""
+        return self._live.user(name)
+
+    def disable_user(self, name: str) -> None:
+        """Shut a person out: every token of theirs stops working at once. Their labels stay."""
+        self._write(partial(people.disable_user, name=name))
+
+    def set_password(self, name: str, password_hash: str) -> None:
+        """Keep the hash of a person's new password."""
+        self._write(partial(people.set_password, name=name, password_hash=password_hash))
+
+    def password_hash(self, name: str) -> str | None:
+        """The hash of a person's password; None when they have none. Raises NotFound for an unknown name."""
+        return self._live.passwords.get(self._live.user(name).name)
+
+    def add_token(self, name: str, token_hash: str, kind: TokenKind, expires_at: datetime | None) -> None:
+        """Keep the hash of a token that lets a person in until `expires_at` (None: until revoked)."""
+        self._write(partial(people.add_token, name=name, token_hash=token_hash, kind=kind, expires_at=expires_at))
+
+    def user_of_token(self, token_hash: str, kind: str) -> User | None:
+        """Whose token that is; None when it is unknown, of another kind, expired, revoked, or its owner disabled."""
+        return self._live.user_of_token(token_hash, kind, self._now())
+
+    def use_link(self, token_hash: str) -> User | None:
+        """Spend a one-time link: the first caller gets its user, every other None."""
+        return self._write(partial(people.use_link, token_hash=token_hash))
+
+    def revoke_token(self, token_hash: str) -> None:
+        """The token stops working; an unknown one is no error."""
+        self._write(partial(people.revoke_token, token_hash=token_hash))
+
+    # ------------------------------------------------- prompts, responses, tasks
+
+    def add_prompts(self, prompts: Sequence[NewPrompt]) -> list[str]:
+        """The prompts' ids, in their order. One whose messages are known keeps its id, tags and split.
+
+        Raises InvalidInput, naming every field at fault, before anything is stored.
+        """
+        checked = catalog.checked_prompts(prompts)
+        slices = (checked[start : start + SLICE] for start in range(0, len(checked), SLICE))
+        return [id for part in slices for id in self._write(partial(catalog.add_prompts, prompts=part))]
+
+    def prompts(self) -> list[Prompt]:
+        """Every prompt, oldest first."""
+        return [exports.prompt_of(row) for row in self._read(f"SELECT {exports.PROMPT} FROM prompts ORDER BY number")]
+
+    def prompt(self, id: str) -> Prompt:
+        """The prompt with that id. Raises NotFound."""
+        sql = f"SELECT {exports.PROMPT} FROM prompts WHERE number = ?"
+        return exports.prompt_of(self._read(sql, [self._live.prompt_number(id)])[0])
+
+    def add_demonstration_tasks(self, prompt_ids: Sequence[str], overlap: int = 1) -> list[str]:
+        """Ask for ideal responses: a task for each prompt that has none yet. The new tasks' ids."""
+        return self._write(partial(catalog.add_demonstration_tasks, prompt_ids=prompt_ids, overlap=overlap))
+
+    def add_ranking_task(self, prompt_id: str, responses: Sequence[NewResponse], overlap: int) -> str:
+        """Ask `overlap` labelers to rank 2 to 9 responses. The task's id."""
+        checked = catalog.checked_responses(responses)
+        return self._write(partial(catalog.add_ranking_task, prompt_id=prompt_id, responses=checked, overlap=overlap))
+
+    def add_batch(self, batch: Batch, overlap: int = 1) -> list[str]:
+        """A ranking task for each row of the batch, whole or not at all. Added again, it gives the same task ids."""
+        return self._write(partial(catalog.add_batch, batch=catalog.checked_batch(batch), overlap=overlap))
+
+    def retire_tasks(self, batch_id: str) -> int:
+        """Hand out no more of a batch's open tasks; their labels stay. How many that were."""
+        return self._write(partial(catalog.retire_batch, batch_id=batch_id))
+
+    # ---------------------------------------------------------------- labeling
+
+    def next_task(self, labeler: str, kind: TaskKind) -> Assignment | None:
+        """The task this labeler has open, with the same lease; else a new one; None when nothing is left for them.
+
+        Newest batch first; within it, tasks that others have begun, then the oldest.
+        """
+        lease = self._write(partial(labeling.claim, name=labeler, kind=kind, period=self._lease))
+        if lease is None:
+            return None
+        task = self._live.task(lease.task_id).task
+        prompt, responses = self._shown(task.id)
+        return Assignment(
+            task=task,
+            prompt=prompt,
+            responses=tuple(responses[id] for id in labeling.display_order(task, lease.labeler)),
+            lease=lease.token,
+            lease_expires_at=lease.expires_at,
+        )
+
+    def renew_lease(self, labeler: str, task_id: str, lease: str) -> datetime:
+        """The lease's new end, a full period from now. Raises Conflict when it has expired or is another's."""
+        return self._write(partial(labeling.renew, name=labeler, task_id=task_id, token=lease, period=self._lease))
+
+    def submit_ranking(
+        self,
+        labeler: str,
+        task_id: str,
+        lease: str,
+        answer: RankingAnswer,
+        *,
+        guideline: str,
+        client_at: datetime | None = None,
+    ) -> Receipt:
+        """Keep a ranking. The same answer again earns the same receipt, another one the next revision.
+
+        Raises NotFound (no such task), InvalidInput (every field at fault, named) or Conflict (the lease has expired
+        or is another's); nothing is stored then.
+        """
+        task = self._live.task(task_id)
+        checked = check_ranking(answer, task.task)
+        check_notes(guideline, client_at)
+        return self._write(
+            partial(
+                labeling.submit_ranking,
+                name=labeler,
+                task=task,
+                token=lease,
+                answer=checked,
+                guideline=guideline,
+                client_at=client_at,
+            )
+        )
+
+    def submit_demonstration(
+        self,
+        labeler: str,
+        task_id: str,
+        lease: str,
+        answer: DemonstrationAnswer,
+        *,
+        guideline: str,
+        client_at: datetime | None = None,
+    ) -> Receipt:
+        """Keep a demonstration, on the terms of `submit_ranking`."""
+        task = self._live.task(task_id)
+        checked = check_demonstration(answer, task.task)
+        check_notes(guideline, client_at)
+        return self._write(
+            partial(
+                labeling.submit_demonstration,
+                name=labeler,
+                task=task,
+                token=lease,
+                answer=checked,
+                guideline=guideline,
+                client_at=client_at,
+            )
+        )
+
+    def skip(self, labeler: str, task_id: str, lease: str, reason: str) -> None:
+        """Give the task back: its slot is free for others, and this labeler is never offered it again."""
+        self._write(partial(labeling.skip, name=labeler, task_id=task_id, token=lease, reason=reason))
+
+    def add_demonstrations(self, rows: Sequence[tuple[str, str]], *, labeler: str, source: str) -> list[str]:
+        """Demonstrations made elsewhere, as (prompt id, response). The ids of those that were not here yet.
+
+        The same prompt, response and source a second time adds nothing. `labeler` is a user's name, or any name:
+        it gets a pseudonym.
+        """
+        checked = intake.checked_demonstrations(rows, labeler, source, self._live)
+        slices = (checked[start : start + SLICE] for start in range(0, len(checked), SLICE))
+        add = partial(intake.add_demonstrations, labeler=labeler, source=source)
+        return [id for part in slices for id in self._write(partial(add, rows=part))]
+
+    def add_rankings(self, rankings: Sequence[NewRanking], *, source: str = "import") -> list[str]:
+        """Rankings made elsewhere; those of the same prompt and responses share a task, closed to others.
+
+        The ids of those that were not here yet: the same labeler's same ranking a second time adds nothing.
+        """
+        checked = intake.checked_rankings(rankings, source, self._live)
+        slices = (checked[start : start + SLICE] for start in range(0, len(checked), SLICE))
+        add = partial(intake.add_rankings, source=source)
+        return [id for part in slices for id in self._write(partial(add, rankings=part))]
+
+    def withdraw(self, *, label_id: str | None = None, labeler: str | None = None) -> list[str]:
+        """Hide one label, or all of a labeler's (by name or pseudonym), with the rewrites made in them.
+
+        Their slots become free for others. The ids of all of them, those hidden before included. Raises NotFound.
+        """
+        return self._write(partial(labeling.withdraw, label_id=label_id, labeler=labeler))
+
+    # ----------------------------------------------------------------- reading
+
+    def rankings(self) -> list[Ranking]:
+        """Every ranking that stands, in its latest revision."""
+        with self.moment() as moment:
+            return list(moment.rankings())
+
+    def demonstrations(self) -> list[Demonstration]:
+        """Every demonstration that stands, in its latest revision."""
+        with self.moment() as moment:
+            return list(moment.demonstrations())
+
+    def responses(self, ids: Sequence[str]) -> dict[str, Response]:
+        """The responses with these ids, by id; an unknown id is left out."""
+        sql = f"SELECT {exports.RESPONSE} FROM responses WHERE id IN (SELECT unnest(?::VARCHAR[]))"
+        found = (exports.response_of(row) for row in self._read(sql, [list(ids)]))
+        return {response.id: response for response in found}
+
+    def stats(self) -> dict[str, Any]:
+        """Counts by kind and state, labelers, agreement and pace, ready for JSON."""
+        with self.moment() as moment:
+            return self._counts.of(moment, self._live, self._now())
+
+    @contextmanager
+    def moment(self) -> Iterator[exports.Moment]:
+        """One consistent moment to read from: what is committed later is not in it."""
+        with self._guarded(), cursor_of(self._database) as cursor, cursor_of(self._database) as texts:
+            cursor.execute("BEGIN TRANSACTION READ ONLY")
+            cursor.execute("SELECT version FROM schema_version").fetchall()  # the moment is that of the first query
+            yield exports.Moment(cursor, texts, self._live)
+
+    def ranking_rows(self) -> Iterator[dict[str, Any]]:
+        """Export rows of the rankings that stand, of one moment, by task."""
+        with self.moment() as moment:
+            yield from moment.ranking_rows()
+
+    def comparison_rows(self) -> Iterator[dict[str, Any]]:
+        """Export rows of every decided pair of every ranking that stands; ties are left out."""
+        with self.moment() as moment:
+            yield from moment.comparison_rows()
+
+    def demonstration_rows(self) -> Iterator[dict[str, Any]]:
+        """Export rows of the demonstrations that stand, oldest first."""
+        with self.moment() as moment:
+            yield from moment.demonstration_rows()
+
+    def prompt_rows(self) -> Iterator[dict[str, Any]]:
+        """Export rows of the prompts, oldest first."""
+        with self.moment() as moment:
+            yield from moment.prompt_rows()
+
+    # --------------------------------------------------------- models and runs
+
+    def add_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Keep a checkpoint, or a known one's new standing. Promoting one retires the one promoted before."""
+        self._write(partial(lineage.add_checkpoint, checkpoint=lineage.checked_checkpoint(checkpoint)))
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Every checkpoint with its present standing, oldest first."""
+        return list(self._live.checkpoints.values())
+
+    def checkpoint(self, id: str) -> Checkpoint:
+        """The checkpoint with that id. Raises NotFound."""
+        found = self._live.checkpoints.get(id)
+        if found is None:
+            raise NotFound(f"There is no checkpoint {id!r}. The Checkpoints page lists those there are.")
+        return found
+
+    def promoted(self) -> Checkpoint | None:
+        """The checkpoint that is promoted now, if one is."""
+        live = self._live
+        return live.checkpoints[live.promoted] if live.promoted else None
+
+    def put_run(self, run_id: str, state: dict[str, Any]) -> None:
+        """Keep how a run stands; the same state again adds nothing."""
+        self._write(partial(lineage.put_run, run_id=run_id, state=lineage.checked_run(run_id, state)))
+
+    def run(self, run_id: str) -> dict[str, Any] | None:
+        """How a run stood when it last said so; None for one that never did."""
+        text = self._live.runs.get(run_id)
+        return json.loads(text) if text is not None else None
+
+    def runs(self) -> list[dict[str, Any]]:
+        """How every run stands, in the order they were first heard of."""
+        return [json.loads(text) for text in list(self._live.runs.values())]
+
+    def audit(self) -> list[dict[str, Any]]:
+        """Who was let in, shut out, promoted, withdrawn: every such event, oldest first."""
+        columns = ("action", "subject", "detail", "created_at")
+        rows = self._read(f"SELECT {', '.join(columns)} FROM audit ORDER BY rowid")
+        return [dict(zip(columns, (*row[:3], row[3].isoformat()), strict=True)) for row in rows]
+
+    # ------------------------------------------------------------------ inside
+
+    @property
+    def _live(self) -> Live:
+        return self._writer.live
+
+    def _failed(self, failure: StoreFailed) -> None:
+        if self.on_failure is not None:
+            self.on_failure(failure)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """What the database raises while it is read, as StoreFailed."""
+        if self._writer.failure is not None:
+            raise StoreFailed(*self._writer.failure.args)
+        try:
+            yield
+        except duckdb.FatalException as error:
+            raise self._writer.fail(error) from error
+        except duckdb.Error as error:
+            raise StoreFailed(f"The database could not read this ({error}). Nothing was changed; try again.") from error
+
+    def _write(self, decide: Callable[[Live, datetime], tuple[Sequence[Row], T]]) -> T:
+        return self._writer.run(decide)
+
+    def _read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        with self._guarded(), cursor_of(self._database) as cursor:
+            return cursor.execute(sql, list(parameters)).fetchall()
+
+    def _read_shown(self, task_id: str) -> tuple[Prompt, dict[str, Response]]:
+        """What a task shows: its prompt, and its responses by id."""
+        live = self._live.task(task_id)
+        sql = f"SELECT {exports.RESPONSE} FROM responses WHERE task_number = ?"
+        rows = self._read(sql, [live.number]) if live.task.kind == "ranking" else []
+        responses = map(exports.response_of, rows)
+        return self.prompt(live.task.prompt_id), {response.id: response for response in responses}

@@ -1,0 +1,50 @@
+"""Where a workspace keeps what: the paths, and nothing else.
+
+`--workspace DIR` on every command, else $PAWL_WORKSPACE, else ./var.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folder that holds one project's feedback, models and runs."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, path: str | Path | None = None) -> Workspace:
+        """The workspace at `path`, else $PAWL_WORKSPACE, else ./var; made if it is not there."""
+        root = Path(path or os.environ.get("PAWL_WORKSPACE") or "var").resolve()
+        workspace = cls(root)
+        for folder in (workspace.snapshots, workspace.batches, workspace.checkpoints, workspace.runs):
+            folder.mkdir(parents=True, exist_ok=True)
+        return workspace
+
+    @property
+    def database(self) -> Path:
+        return self.root / "feedback.duckdb"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.root / "snapshots"
+
+    @property
+    def batches(self) -> Path:
+        return self.root / "batches"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def server(self) -> Path:
+        return self.root / "server.json"

@@ -1,0 +1,162 @@
+"""The real app in a process of its own, and people signed in to it in Chromium.
+
+Screenshots go to $PAWL_SCREENSHOTS when it is set, else to a temporary folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+_numbers = count(1)
+expect.set_options(timeout=20_000)  # milliseconds; the machine may be busy
+
+
+@dataclass(frozen=True)
+class AppServer:
+    """A running app: where it is, and the owner's token."""
+
+    url: str
+    token: str
+    workspace: Path
+
+    def call(self, method: str, path: str, body: Any = None, token: str | None = None) -> Any:
+        """One request to /api/v1, as the owner unless another token is given; the decoded answer, None for 204."""
+        headers = {"Authorization": f"Bearer {token or self.token}"}
+        answer = httpx.request(method, f"{self.url}/api/v1{path}", json=body, headers=headers, timeout=60)
+        answer.raise_for_status()
+        return None if answer.status_code == 204 else answer.json()
+
+    def person(self, role: str) -> tuple[str, str]:
+        """A new user of this role: name and token. Tasks left over from other tests are skipped."""
+        made = self.call("POST", "/users", {"name": f"{role}-{next(_numbers)}", "role": role})
+        while (task := self.call("POST", "/tasks/next", {"kind": "ranking"}, made["token"])) is not None:
+            skip = {"lease": task["lease"], "reason": "left over from another test"}
+            self.call("POST", f"/tasks/{task['task_id']}/skip", skip, made["token"])
+        return made["name"], made["token"]
+
+    def ranking_task(self, responses: list[str], messages: list[dict[str, str]] | None = None) -> str:
+        """A new task to rank these responses; its id."""
+        asked = messages or [{"role": "user", "content": f"Question {next(_numbers)}: what is a pawl?"}]
+        (prompt,) = self.call("POST", "/prompts", [{"messages": asked, "split": "train"}])["ids"]
+        given = [{"text": text, "source": "elsewhere"} for text in responses]
+        return self.call("POST", "/tasks", {"prompt_id": prompt, "responses": given, "overlap": 1})["task_id"]
+
+    def rankings(self) -> dict[str, dict[str, Any]]:
+        """The exported ranking rows, by task."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        lines = httpx.get(f"{self.url}/api/v1/export/rankings", headers=headers, timeout=60).text.splitlines()
+        rows = [json.loads(line) for line in lines]
+        return {row["task_id"]: row for row in rows}
+
+    def ranks_by_text(self, task_id: str) -> dict[str, int | None]:
+        """What was stored for this task: the rank of each response's text."""
+        row = self.rankings()[task_id]
+        return {response["text"]: rank for response, rank in zip(row["responses"], row["ranks"], strict=True)}
+
+
+@pytest.fixture(scope="session")
+def app_server(tmp_path_factory: pytest.TempPathFactory, running_app: Any) -> Iterator[AppServer]:
+    """The app on a workspace of its own, without a model in the making."""
+    with running_app(tmp_path_factory.mktemp("workspace"), pages=True) as app:
+        yield AppServer(app.url, app.token, app.workspace)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    executable = shutil.which("chromium") or "/usr/bin/chromium"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@dataclass
+class Person:
+    """Somebody signed in: their page, and what the browser did on their behalf."""
+
+    page: Page
+    name: str
+    token: str
+    url: str
+    requests: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def visit(self, path: str) -> Page:
+        """Go to this page of the app and return it."""
+        self.page.goto(self.url + path, wait_until="domcontentloaded")
+        return self.page
+
+    def foreign_requests(self) -> list[str]:
+        """Requests that left for anywhere but the app."""
+        return [url for url in self.requests if not url.startswith((self.url, "data:", "blob:"))]
+
+
+@pytest.fixture
+def page_as(app_server: AppServer, browser: Browser) -> Iterator[Callable[..., Person]]:
+    """page_as(role, width=, height=, dark=) signs a new person of that role in, as a browser does, at the front page.
+
+    At the end no page may have raised an error in its scripts, nor asked anything of another host.
+    """
+    contexts: list[BrowserContext] = []
+    people: list[Person] = []
+
+    def sign_in(role: str, *, width: int = 1280, height: int = 860, dark: bool = False) -> Person:
+        name, token = app_server.person(role)
+        context = browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if dark else "light",
+            base_url=app_server.url,
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        person = Person(page, name, token, app_server.url)
+        people.append(person)
+        context.on("request", lambda request: person.requests.append(request.url))
+        page.on("pageerror", lambda error: person.errors.append(str(error)))
+        page.goto("/sign-in")
+        page.get_by_text("I have a token").click()
+        page.get_by_label("Token").fill(token)
+        page.get_by_role("button", name="Sign in with the token").click()
+        return person
+
+    yield sign_in
+    for context in contexts:
+        context.close()
+    for person in people:
+        assert person.foreign_requests() == []
+        assert person.errors == []
+
+
+@pytest.fixture(scope="session")
+def screenshot(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Page, str], None]:
+    """screenshot(page, name) keeps the whole page as a picture."""
+    asked = os.environ.get("PAWL_SCREENSHOTS")
+    folder = Path(asked) if asked else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(page: Page, name: str) -> None:
+        page.wait_for_timeout(250)  # transitions end
+        page.screenshot(path=folder / f"{name}.png")
+
+    return keep

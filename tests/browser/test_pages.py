@@ -1,0 +1,250 @@
+"""The other pages in a real browser: demonstrations, datasets, training, checkpoints, and who may see them."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+from data.runs import RunFolder
+
+pytestmark = pytest.mark.slow
+
+RESEARCH = ("datasets", "training", "checkpoints")
+
+
+def test_a_demonstration_is_written_and_its_draft_survives_a_reload(app_server, page_as, screenshot):
+    person = page_as("labeler")
+    page = person.visit("/demonstrate")
+    text = page.get_by_label("Write the ideal response")
+    expect(text).to_be_focused()
+    task = page.locator(".pawl-desk").get_attribute("data-task")
+
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".pawl-status")).to_contain_text("Write a response first")
+    page.keyboard.type("A first line? 1 u s 0 <b>not bold</b>")
+    page.keyboard.press("Enter")
+    page.keyboard.type("and a second.")
+    page.reload()
+    expect(text).to_have_value("A first line? 1 u s 0 <b>not bold</b>\nand a second.")
+    expect(page.locator(".pawl-count")).to_contain_text("51 characters, 12 words")
+    screenshot(page, "demonstrate")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".pawl-status")).to_contain_text("Saved")
+    expect(text).to_be_empty()
+
+    assert page.locator(".pawl-desk").get_attribute("data-task") != task
+    rows = exported(app_server, "demonstrations")
+    (row,) = [row for row in rows if row["task_id"] == task]
+    assert row["response"] == "A first line? 1 u s 0 <b>not bold</b>\nand a second."
+    assert row["seconds"] > 0
+
+
+def test_a_demonstration_is_skipped_with_a_reason(app_server, page_as):
+    person = page_as("labeler")
+    page = person.visit("/demonstrate")
+    expect(page.get_by_label("Write the ideal response")).to_be_focused()
+    task = page.locator(".pawl-desk").get_attribute("data-task")
+
+    page.get_by_role("button", name="Skip").click()
+    page.get_by_role("dialog").get_by_label("Another reason").fill("it is about me")
+    page.keyboard.press("Enter")
+
+    expect(page.locator(".pawl-status")).to_contain_text("Skipped")
+    assert page.locator(".pawl-desk").get_attribute("data-task") != task
+
+
+def test_a_researcher_freezes_and_exports(app_server, page_as, screenshot):
+    labeler = app_server.person("labeler")[1]
+    task_id = app_server.ranking_task(["good", "bad"])
+    task = app_server.call("POST", "/tasks/next", {"kind": "ranking"}, labeler)
+    ranks = {response["id"]: 1 if response["text"] == "good" else 2 for response in task["responses"]}
+    app_server.call("PUT", f"/tasks/{task_id}/label", {"lease": task["lease"], "ranks": ranks}, labeler)
+
+    page = page_as("researcher").visit("/datasets")
+    page.get_by_role("button", name="Freeze a snapshot").click()
+    expect(page.locator(".pawl-note[data-tone=good]")).to_contain_text("Snapshot")
+    newest = app_server.call("GET", "/snapshots")[-1]["snapshot"]
+    expect(page.locator(".pawl-table").filter(has_text="Frozen")).to_contain_text(newest)
+    screenshot(page, "datasets")
+    page.get_by_role("button", name="Freeze a snapshot").click()
+    expect(page.locator(".pawl-note[data-tone=good]")).to_contain_text("Nothing changed")
+
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Rankings as JSONL").click()
+    rows = [json.loads(line) for line in download.value.path().read_text().splitlines()]
+    assert task_id in {row["task_id"] for row in rows}
+
+
+def test_training_says_what_is_missing_and_refuses_nonsense(app_server, page_as, screenshot):
+    before = app_server.call("GET", "/cycles")
+    page = page_as("researcher").visit("/training")
+    expect(page.get_by_text("Too few labels to train")).to_be_visible()
+    screenshot(page, "training-start")
+
+    page.get_by_role("button", name="Options").click()
+    page.get_by_label("Options of single stages").fill('{"ppo.steps": ')
+    page.get_by_role("button", name="Start").click()
+    expect(page.get_by_text("The options are not JSON")).to_be_visible()
+    page.get_by_label("Options of single stages").fill("{}")
+    page.get_by_role("button", name="Start").click()
+    expect(page.get_by_text("Nothing was started and every label is kept")).to_have_count(2)
+    assert app_server.call("GET", "/cycles") == before
+
+
+@pytest.fixture
+def finished_cycle(app_server):
+    """A cycle's folders as training leaves them behind: sft and reward done, ppo failed."""
+    runs = app_server.workspace / "runs"
+    cycle = RunFolder.create(runs, "cycle", {"preset": "tiny", "stages": "sft,reward,ppo"})
+    stages = [{"stage": "freeze", "state": "done", "progress": 1.0}]
+    for stage, steps, lines in (
+        ("sft", 40, lambda n: {"loss": 4.0 / (1 + n / 10) + 0.1 * (n % 3)}),
+        ("reward", 30, lambda n: {"loss": 0.7 - 0.01 * n + 0.02 * (n % 4), "accuracy": 0.5 + n / 100}),
+        (
+            "ppo",
+            25,
+            lambda n: {"reward": -1 + n / 8 + 0.2 * (n % 3), "kl": n / 5 + 0.3 * (n % 2), "length": 40 - n / 2},
+        ),
+    ):
+        run = RunFolder.create(runs, stage, {})
+        for step in range(1, steps + 1):
+            run.append_metrics({"step": step, **lines(step)})
+        state = "failed" if stage == "ppo" else "done"
+        stages.append({"stage": stage, "run": run.id, "state": state, "progress": 1.0, "checkpoint": run.id})
+    sample = {
+        "step": 25,
+        "prompt": "Say <b>hello</b>",
+        "response": "<img src=x onerror=alert(1)> hello",
+        "score": 1.5,
+        "kl": 2.0,
+    }
+    (run.path / "samples.jsonl").write_text(json.dumps(sample) + "\n")
+    (cycle.path / "log.txt").write_text("$ python -m training cycle\nppo: MemoryError\n")
+    error = "The stage ppo was killed by signal 9. The end of its log:\nMemoryError: <script>alert(2)</script>"
+    cycle.update(id=cycle.id, state="failed", stage="ppo", progress=0.6, stages=stages, error=error)
+    return cycle
+
+
+def test_training_shows_curves_samples_and_why_a_cycle_failed(page_as, screenshot, finished_cycle):
+    page = page_as("researcher", height=1500).visit("/training")
+
+    expect(page.get_by_text(f"{finished_cycle.id} failed")).to_be_visible()
+    expect(page.get_by_text("was killed by signal 9")).to_be_visible()
+    expect(page.get_by_text("MemoryError: <script>alert(2)</script>")).to_be_visible()
+    expect(page.get_by_text("<img src=x onerror=alert(1)> hello")).to_be_visible()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    expect(page.locator(".vega-embed")).to_have_count(4)
+    screenshot(page, "training-failed")
+
+    ppo = RunFolder(finished_cycle.path.parent / finished_cycle.state()["stages"][-1]["run"])
+    finished_cycle.update(progress=0.7)
+    ppo.append_metrics({"step": 26, "reward": 9.0, "kl": 6.0, "length": 20})
+    expect(page.get_by_text("70 %")).to_be_visible()  # without a reload
+
+
+def test_checkpoints_show_their_lineage_and_verdict(app_server, page_as, screenshot):
+    checkpoint = {"snapshot": None, "state": "candidate", "reason": "", "created_at": "2026-01-02T03:04:05+00:00"}
+    made = [
+        {**checkpoint, "id": "sft-0001", "stage": "sft", "parents": ["pretrain-0001"], "metrics": {"loss": 2.25}},
+        {
+            **checkpoint,
+            "id": "ppo-0001",
+            "stage": "ppo",
+            "parents": ["sft-0001", "reward-0001"],
+            "metrics": {"evaluate": {"win_rate": 0.625, "win_rate_interval": [0.55, 0.7], "kl": 4.5}},
+            "state": "rejected",
+            "reason": "It wins 62.5 % against its parent, and <i>nothing</i> else.",
+            "created_at": "2026-01-02T04:04:05+00:00",
+        },
+    ]
+    for body in made:
+        app_server.call("POST", "/checkpoints", body)
+    page = page_as("researcher").visit("/checkpoints")
+    row = page.locator("tr").filter(has=page.get_by_role("button", name="ppo-0001"))
+    expect(row).to_contain_text("rejected")
+    expect(row).to_contain_text("sft-0001, reward-0001")
+    expect(row).to_contain_text("wins 62% against its parent")
+
+    page.get_by_role("button", name="ppo-0001").click()
+    expect(page.get_by_role("heading", name="ppo-0001")).to_be_visible()
+    expect(page.get_by_text("It wins 62.5 % against its parent, and <i>nothing</i> else.")).to_be_visible()
+    screenshot(page, "checkpoints")
+
+
+@pytest.mark.parametrize("path", RESEARCH)
+def test_a_labeler_sees_no_researchers_page(page_as, screenshot, path):
+    person = page_as("labeler")
+    page = person.visit(f"/{path}")
+
+    expect(page.get_by_text("This page is for researchers")).to_be_visible()
+    expect(page.get_by_role("link", name="Rank")).to_be_visible()
+    assert page.get_by_role("link", name="Datasets").count() == 0
+    assert page.locator(".pawl-tiles, .pawl-table, .pawl-exports, .pawl-stages").count() == 0
+    if path == "training":
+        screenshot(page, "refused")
+
+
+def test_a_labeler_who_calls_a_handler_directly_gets_nothing(app_server, page_as):
+    token = app_server.person("labeler")[1]
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx.Client(base_url=app_server.url, headers=headers, timeout=60) as client:
+        config = client.get("/config").json()
+        called = 0
+        for handler in config["dependencies"]:
+            body = {"fn_index": handler["id"], "session_hash": f"s{handler['id']}"}
+            body |= {"data": [None] * len(handler["inputs"]), "event_data": {"id": "ppo-0001"}}
+            joined = client.post("/gradio_api/queue/join", json=body)
+            if joined.status_code != 200:
+                continue
+            stream = client.get("/gradio_api/queue/data", params={"session_hash": body["session_hash"]})
+            messages = [json.loads(line[5:]) for line in stream.text.splitlines() if line.startswith("data:")]
+            (end,) = [message for message in messages if message["msg"] == "process_completed"]
+            called += 1
+            if end["success"]:  # a page that opens says that it is closed, and nothing else
+                told = json.dumps(end["output"].get("data"))
+                assert "This page is for researchers" in told
+                assert "ppo-0001" not in told and 'kind": "tiles' not in told and 'kind": "table' not in told
+    assert called >= 10
+
+
+@pytest.mark.parametrize("role", ["labeler", "researcher"])
+@pytest.mark.parametrize("path", ["/", "/demonstrate"])
+def test_nobody_reads_a_models_name_where_labels_are_given(page_as, role, path):
+    person = page_as(role)
+    page = person.visit(path)
+    expect(page.locator(".pawl-person")).to_have_text(person.name)
+
+    assert page.locator(".pawl-model").count() == 0
+
+
+def test_signing_out_ends_the_session(page_as):
+    person = page_as("labeler")
+    page = person.visit("/")
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url("**/sign-in")
+
+    person.visit("/")
+    expect(page).to_have_url(f"{person.url}/sign-in")
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, True), (390, False)])
+@pytest.mark.parametrize("path", (*RESEARCH, "demonstrate"))
+def test_every_page_fits_its_screen(page_as, screenshot, finished_cycle, path, width, dark):
+    person = page_as("researcher", width=width, height=1200, dark=dark)
+    page = person.visit(f"/{path}")
+    expect(page.locator(".pawl-person")).to_be_visible()
+    expect(page.locator(".pawl-heading").first).to_be_visible()
+    page.wait_for_timeout(1500)  # plots are drawn
+    screenshot(page, f"{path}-{width}-{'dark' if dark else 'light'}")
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def exported(app_server, kind):
+    headers = {"Authorization": f"Bearer {app_server.token}"}
+    answer = httpx.get(f"{app_server.url}/api/v1/export/{kind}", headers=headers, timeout=60)
+    return [json.loads(line) for line in answer.text.splitlines()]

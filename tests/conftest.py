@@ -1,0 +1,99 @@
+"""What tests of several packages need: commands as people type them, the app as a process, a first model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parent.parent
+START_SECONDS = 120  # an app that is not there by then will not come
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # tests train side by side
+
+
+@dataclass(frozen=True)
+class RunningApp:
+    """The app as a process of its own, on a free port."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    token: str  # the owner's
+    owner: httpx.Client  # /api/v1, with the owner's token
+    log: Path
+    workspace: Path
+
+
+@pytest.fixture(scope="session")
+def running_app():
+    """Starts the app: `with running_app(workspace, *options, pages=False) as app`."""
+    return _running_app
+
+
+@contextmanager
+def _running_app(workspace: Path, *options: str, pages: bool = False) -> Iterator[RunningApp]:
+    command = [sys.executable, "-m", "annotate", "--workspace", str(workspace), "--port", "0", "--no-train", *options]
+    command += [] if pages else ["--no-pages"]
+    log = workspace / "app.log"
+    environment = os.environ | ONE_THREAD | {"PYTHONUNBUFFERED": "1"}
+    with log.open("ab") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT, env=environment)
+    try:
+        server = _when_ready(workspace, process, log, pages)
+        headers = {"Authorization": f"Bearer {server['token']}"}
+        with httpx.Client(base_url=server["url"] + "/api/v1", headers=headers, timeout=60) as owner:
+            yield RunningApp(process, server["url"], server["token"], owner, log, workspace)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _when_ready(workspace: Path, process: subprocess.Popen[bytes], log: Path, pages: bool) -> dict[str, str]:
+    """What server.json says once the app of this process answers; with `pages`, once Gradio's pages are served too."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"The app ended at its start:\n{log.read_text()}"
+        path = workspace / "server.json"
+        server = json.loads(path.read_text()) if path.exists() else {}
+        if server.get("pid") == process.pid:
+            headers = {"Authorization": f"Bearer {server['token']}"}
+            asked = server["url"] + ("/" if pages else "/api/v1/health")
+            if httpx.get(asked, headers=headers, timeout=60).status_code == 200:
+                return server
+        time.sleep(0.1)
+    raise AssertionError(f"The app was not there after {START_SECONDS} s:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def pawl() -> Callable[..., str]:
+    """Runs `python -m ARGUMENTS` as a person would, and returns what it printed; it must succeed."""
+    return _pawl
+
+
+def _pawl(*arguments: object, threads: dict[str, str] = ONE_THREAD) -> str:
+    command = [sys.executable, "-m", *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | threads, timeout=900)
+    assert run.returncode == 0, f"{' '.join(command)}\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}"
+    return run.stdout
+
+
+@pytest.fixture(scope="session")
+def first_model(tmp_path_factory) -> Path:
+    """A workspace whose first model is made by the embedded default, and whose samples wait to be ranked. Copy it.
+
+    While working on a test, $PAWL_FIRST_MODEL may name one that was made before, to save its two minutes.
+    """
+    if made := os.environ.get("PAWL_FIRST_MODEL"):
+        return Path(made)
+    workspace = tmp_path_factory.mktemp("first")
+    _pawl("data", "seed", "--workspace", workspace)
+    _pawl("training", "cycle", "--preset", "tiny", "--stages", "pretrain,sft", "--workspace", workspace, threads={})
+    return workspace

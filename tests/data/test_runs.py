@@ -1,0 +1,54 @@
+"""A run's folder says how far it is, whoever reads it and whenever."""
+
+import os
+import subprocess
+import sys
+
+from data.runs import RunFolder
+
+
+def test_runs_are_numbered_one_above_the_highest(tmp_path):
+    (tmp_path / "sft-0007").mkdir()
+
+    assert RunFolder.create(tmp_path, "sft", {"steps": 3}).id == "sft-0008"
+    assert RunFolder.create(tmp_path, "ppo", {}).id == "ppo-0001"
+    assert RunFolder(tmp_path / "sft-0008").config() == {"steps": 3}
+
+
+def test_a_change_keeps_the_other_fields(tmp_path):
+    run = RunFolder.create(tmp_path, "sft", {})
+
+    run.update(state="running", step=1)
+    run.update(step=2)
+
+    assert (run.state()["state"], run.state()["step"]) == ("running", 2)
+    assert not list(run.path.glob(".state.json*"))
+
+
+def test_a_run_that_goes_on_forgets_the_steps_it_makes_again_and_a_line_that_a_kill_cut_short(tmp_path):
+    run = RunFolder.create(tmp_path, "ppo", {})
+    for step in (1, 2, 3):
+        run.append_metrics({"step": step, "reward": step / 10})
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "rew')
+
+    run.drop_metrics_after(2)
+    run.append_metrics({"step": 3, "reward": 0.5})
+
+    assert (run.path / "metrics.jsonl").read_text().count("\n") == 3
+    assert run.metrics() == [{"step": 1, "reward": 0.1}, {"step": 2, "reward": 0.2}, {"step": 3, "reward": 0.5}]
+
+
+def test_a_process_that_has_the_number_and_is_not_the_runs_does_not_count(tmp_path):
+    run = RunFolder.create(tmp_path, "sft", {})
+    assert not run.is_alive()
+
+    run.update(pid=os.getpid())
+    assert not run.is_alive()
+
+    own = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", run.id])
+    run.update(pid=own.pid)
+    assert run.is_alive()
+    own.kill()
+    own.wait()
+    assert not run.is_alive()

@@ -1,0 +1,180 @@
+"""A cycle is what its stages made: refused before it starts, killed and resumed, its state readable at every moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data.interchange import seed
+from data.owner import open_feedback
+from data.records import RankingAnswer
+from data.runs import RunFolder
+from data.store import Store
+from data.workspace import Workspace
+
+ROOT = Path(__file__).parents[2]
+MICRO = ["reward.epochs=1", "ppo.steps=6", "ppo.save-every=1", "ppo.batch-size=16", "ppo.minibatch-size=16"]
+MICRO += ["evaluate.samples=2", "sample.prompts=20"]
+
+
+def cycle_command(workspace: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "training", "cycle", "--workspace", str(workspace), *arguments]
+
+
+def start(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        cycle_command(workspace, *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    )
+
+
+def rank_by_length(workspace: Path, count: int) -> None:
+    """Rankings of `count` waiting tasks, shorter is better."""
+    with Store(Workspace.at(workspace).database) as store:
+        store.add_user("ana", "labeler")
+        for _ in range(count):
+            given = store.next_task("ana", "ranking")
+            order = sorted(given.responses, key=lambda response: len(response.text))
+            answer = RankingAnswer({response.id: place for place, response in enumerate(order, 1)}, seconds=1.0)
+            store.submit_ranking("ana", given.task.id, given.lease, answer, guideline="0" * 16)
+
+
+@pytest.mark.slow
+def test_a_cycle_without_labels_says_how_many_are_missing_before_it_trains_anything(tmp_path):
+    with open_feedback(Workspace.at(tmp_path)) as feedback:
+        seed(feedback)
+
+    process = start(tmp_path)
+    said, _ = process.communicate(timeout=120)
+
+    assert process.returncode == 1
+    assert "8 rankings" in said and "there are 0" in said
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["cycle-0001"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_cycle_whose_ppo_was_killed_goes_on_there_and_ends(first_model, tmp_path):
+    workspace = shutil.copytree(first_model, tmp_path / "workspace")
+    rank_by_length(workspace, 40)
+    cycle, ppo = (RunFolder(workspace / "runs" / name) for name in ("cycle-0002", "ppo-0001"))
+
+    process = start(workspace, "--override", *MICRO)
+    while ppo.state().get("step", 0) < 2:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+    os.kill(ppo.state()["pid"], signal.SIGKILL)
+    process.communicate(timeout=120)
+
+    assert process.returncode == 1
+    assert cycle.state()["state"] == "failed"
+    assert "ppo-0001" in cycle.state()["error"] and "signal 9" in cycle.state()["error"]
+    before = {path.name for path in (workspace / "runs").iterdir()}
+
+    process = start(workspace, "--resume", "cycle-0002")
+    said, _ = process.communicate(timeout=600)
+
+    assert process.returncode in (0, 3), said
+    state = cycle.state()
+    assert state["state"] == {0: "promoted", 3: "rejected"}[process.returncode]
+    assert state["progress"] == 1.0
+    assert state["checkpoint"] == "ppo-0001"
+    lines = (ppo.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    started = [line for line in (ppo.path / "log.txt").read_text().splitlines() if line.startswith("ppo 1/6")]
+    assert len(started) == 1, "the steps before the kill were made again"
+    assert {path.name for path in (workspace / "runs").iterdir()} - before == {"evaluate-0001", "sample-0002"}
+    assert next(e for e in state["stages"] if e["stage"] == "sft")["state"] == "reused"
+    with Store(Workspace.at(workspace).database) as store:
+        assert store.checkpoint("ppo-0001").state == state["state"]
+        assert store.run("cycle-0002")["state"] == state["state"]
+    hand_in_again(workspace, cycle)
+
+
+def hand_in_again(workspace: Path, cycle: RunFolder) -> None:
+    """A cycle killed after a stage ended and before it was handed in hands it in when it is resumed, made only once."""
+    ended = cycle.state()
+    runs = {path.name for path in (workspace / "runs").iterdir()}
+    for entry in (stages := ended["stages"]):
+        entry["state"] = "running" if entry["stage"] in ("evaluate", "sample") else entry["state"]
+    cycle.update(state="failed", stages=stages, outcome=None, verdict=None, checkpoint=None, progress=0.8)
+
+    process = start(workspace, "--resume", "cycle-0002")
+    said, _ = process.communicate(timeout=300)
+
+    assert process.returncode == {"promoted": 0, "rejected": 3}[ended["state"]], said
+    state = cycle.state()
+    assert (state["state"], state["verdict"]) == (ended["state"], ended["verdict"])
+    assert {path.name for path in (workspace / "runs").iterdir()} == runs
+
+
+@pytest.mark.slow
+def test_a_cycle_that_is_told_to_stop_says_so_and_can_be_resumed(tmp_path):
+    with open_feedback(Workspace.at(tmp_path)) as feedback:
+        seed(feedback)
+    run = RunFolder(tmp_path / "runs" / "pretrain-0001")
+
+    process = start(tmp_path, "--stages", "pretrain,sft")
+    while run.state().get("step", 0) < 1:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+
+    assert process.returncode == 143
+    state = json.loads((tmp_path / "runs" / "cycle-0001" / "state.json").read_text())
+    assert state["state"] == "cancelled"
+    assert run.state()["state"] == "cancelled"
+    assert not run.is_alive()
+
+
+@pytest.mark.parametrize("override", ["steps=10", "ppo.stps=10", "sft.run=../../x", "sft.workspace=/x", "ppo.init=y"])
+def test_an_override_that_is_no_option_of_its_stage_is_refused(override):
+    from training.cycle import Config
+
+    with pytest.raises(ValueError, match=re.escape(override)):
+        Config(override=(override,))
+
+
+def test_a_stage_that_does_not_exist_is_named():
+    from training.cycle import Config
+
+    with pytest.raises(ValueError, match="ppp"):
+        Config(stages="sft,ppp")
+
+
+def test_the_stages_run_in_their_own_order_whatever_order_they_were_asked_in():
+    from training.cycle import Config
+
+    assert Config(stages="ppo,sft,reward").trained == ["sft", "reward", "ppo"]
+
+
+def test_an_override_reaches_its_own_stage_only():
+    from training.cycle import Config
+
+    config = Config(override=("ppo.kl_coef=0.1", "sft.epochs=2"))
+
+    assert config.arguments("ppo") == ["--kl-coef", "0.1"]
+    assert config.arguments("reward") == []
+
+
+def test_commas_part_the_values_of_an_override():
+    from training.cycle import Config
+
+    config = Config(override=("sample.temperature=0.7,1.0",))
+
+    assert config.arguments("sample") == ["--temperature", "0.7", "1.0"]

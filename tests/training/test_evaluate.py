@@ -1,0 +1,169 @@
+import pytest
+import torch
+
+from data.errors import InvalidInput
+from data.runs import RunFolder
+from training import checkpoints, corpus, evaluate
+from training.engine import generator_at
+from training.evaluate import Config, bootstrap_interval, distinct_2, objections_to, reason_of, win_rates
+from training.model import scalar_from_policy
+
+GOOD = {
+    "reward_accuracy": 0.683,
+    "win_rate": 0.712,
+    "win_rate_low": 0.66,
+    "win_rate_high": 0.76,
+    "prompts": 36,
+    "kl": 8.1,
+    "tax": 0.013,
+    "length_ratio": 1.04,
+    "ended": 0.95,
+    "parent_ended": 0.96,
+}
+
+
+def a_config(**changes):
+    options = {"max_kl": 20.0, "max_tax": 0.05, "max_ended_drop": 0.02} | changes
+    return Config("snapshot", "ppo-0001", "sft-0001", "reward-0001", **options)
+
+
+def test_a_win_rate_counts_all_pairs_of_a_prompt_and_a_tie_is_half():
+    new, old = torch.tensor([[2.0, 0.0], [1.0, 1.0]]), torch.tensor([[1.0, 0.0], [2.0, 3.0]])
+
+    # prompt 1: 2>1, 2>0, 0<1, 0=0 -> 2.5 of 4; prompt 2 loses all
+    assert win_rates(new, old).tolist() == [0.625, 0.0]
+
+
+def test_the_interval_of_equal_prompts_is_a_point():
+    assert bootstrap_interval(torch.full((9,), 0.75), generator_at(0)) == (0.75, 0.75)
+
+
+def test_the_interval_is_that_of_the_mean_over_prompts():
+    per_prompt = torch.tensor([0.0, 1.0] * 50)
+
+    low, high = bootstrap_interval(per_prompt, generator_at(0, "bootstrap"))
+
+    # the standard error of a mean of 100 fair coins is 0.05: 0.5 -+ 1.96 * 0.05 = 0.402 .. 0.598
+    assert low == pytest.approx(0.402, abs=0.015) and high == pytest.approx(0.598, abs=0.015)
+
+
+def test_distinct_bigrams_are_counted_within_a_response():
+    # "a b", "b a", "a b" and "a b": two different ones of four
+    assert distinct_2(["a b a b", "a b"]) == 0.5
+    assert distinct_2(["one", ""]) == 0.0
+
+
+def test_a_policy_that_wins_and_pays_little_has_nothing_against_it():
+    assert objections_to(GOOD, a_config()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"win_rate_low": 0.5}, "reaches down to 50.0 %"),
+        ({"kl": 20.5}, "20.5 nats per response away, more than 20"),
+        ({"tax": 0.051}, "rose by 5.1 %, more than 5.0 %"),
+        ({"ended": 0.93}, "93.0 % of its responses come to an end, of its parent's 96.0 %"),
+    ],
+)
+def test_each_limit_alone_rejects_with_its_numbers(change, words):
+    (objection,) = objections_to(GOOD | change, a_config())
+
+    assert words in objection
+
+
+def test_the_reason_names_both_checkpoints_and_every_number():
+    reason = reason_of("ppo-0002", "sft-0001", GOOD, [])
+
+    assert reason == (
+        "ppo-0002 wins 71.2 % against sft-0001 on 36 held-out prompts (95 % interval 66.0 % to 76.0 %, judged by the "
+        "reward model, right on 68.3 % of held-out pairs), at 8.1 nats, 1.04 times the length and +1.3 % bits per byte."
+    )
+
+
+def test_the_reason_says_so_when_nobody_knows_how_good_the_judge_is():
+    assert "never measured on held-out labels" in reason_of("a", "b", GOOD | {"reward_accuracy": None}, [])
+
+
+def test_the_reason_of_a_rejection_lists_what_is_wrong():
+    assert reason_of("a", "b", GOOD, ["this", "that"]).endswith("Not promoted: this; that.")
+
+
+@pytest.fixture
+def judge_checkpoint(workspace, saved_policy, words):
+    """checkpoints/reward-0001 with a random head; held-out text beside the policy."""
+    corpus.write_heldout(saved_policy, ["The cat sat on the mat.", "Cats eat fish and drink water."])
+    torch.manual_seed(3)
+    return checkpoints.save(
+        workspace.checkpoints,
+        "reward-0001",
+        stage="reward",
+        parents=["pretrain-0001"],
+        snapshot=None,
+        model=scalar_from_policy(saved_policy, words),
+        tokenizer=words,
+        config={},
+        metrics={},
+        seed=0,
+    )
+
+
+def run_evaluation(snapshot, workspace, policy, **changes):
+    run = RunFolder.create(workspace.runs, "evaluate", {})
+    options = {"max_new_tokens": 8, "samples": 6} | changes
+    evaluate.main(Config(snapshot.path, policy, "pretrain-0001", "reward-0001", **options), run, workspace)
+    return run
+
+
+@pytest.mark.slow
+def test_a_policy_is_no_better_than_itself(snapshot, workspace, saved_policy, judge_checkpoint):
+    state = run_evaluation(snapshot, workspace, "pretrain-0001").state()
+
+    assert state["state"] == "done" and state["verdict"] == "rejected"
+    assert "Not promoted: the interval of the win rate reaches down" in state["reason"]
+    assert state["metrics"]["kl"] == pytest.approx(0.0, abs=1e-4)
+    assert state["metrics"]["tax"] == 0.0
+    assert state["metrics"]["prompts"] == 2
+
+
+@pytest.mark.slow
+def test_a_policy_that_forgot_how_text_goes_is_rejected_for_it(
+    snapshot, workspace, saved_policy, judge_checkpoint, policy, words
+):
+    """The same weights with a sharper head: another policy, whose distance and price are measured."""
+    with torch.no_grad():
+        policy.get_output_embeddings().weight.mul_(30)
+    checkpoints.save(
+        workspace.checkpoints,
+        "ppo-0001",
+        stage="ppo",
+        parents=["pretrain-0001"],
+        snapshot=snapshot.hash,
+        model=policy,
+        tokenizer=words,
+        config={},
+        metrics={},
+        seed=0,
+    )
+
+    run = run_evaluation(snapshot, workspace, "ppo-0001", max_tax=0.05)
+
+    metrics = run.state()["metrics"]
+    assert metrics["kl"] > 1 and metrics["tax"] > 0.05
+    assert metrics["bits_per_byte"] > metrics["bits_per_byte_before"]
+    assert run.state()["verdict"] == "rejected"
+    assert "bits per byte of held-out text rose" in run.state()["reason"]
+    assert not (workspace.checkpoints / run.id).exists()
+
+
+@pytest.mark.slow
+def test_without_held_out_prompts_nothing_is_measured(rows, workspace, saved_policy, judge_checkpoint):
+    snapshot = rows.freeze(workspace, prompts=[rows.prompt("What do cats eat?")])
+
+    with pytest.raises(InvalidInput, match="no held-out prompt"):
+        run_evaluation(snapshot, workspace, "pretrain-0001")
+
+
+def test_no_samples_are_refused():
+    with pytest.raises(ValueError, match="samples is 0"):
+        a_config(samples=0)

@@ -1,0 +1,180 @@
+import importlib
+import json
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from data import records
+from data.errors import InvalidInput, TooFewLabels
+from data.runs import RunFolder
+from training import __main__ as command
+from training.metrics import Cancelled
+from training.presets import PRESETS
+
+
+@dataclass(frozen=True)
+class Config:
+    snapshot: Path  # what labelers said
+    files: tuple[Path, ...] = ()  # more of it
+    minutes: float | None = None  # at most
+    steps: int = 3  # updates
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; it must be at least 1.")
+
+
+@pytest.fixture(autouse=True)
+def bare_preset(monkeypatch):
+    """The stage above is none of the real ones: its preset sets nothing."""
+    monkeypatch.setitem(PRESETS, "tiny", {})
+
+
+def stage_that(does):
+    """A stage module whose main is `does`."""
+    return types.SimpleNamespace(Config=Config, main=does, __doc__="A stage.")
+
+
+@pytest.fixture
+def run(workspace):
+    return RunFolder.create(workspace.runs, "sft", {})
+
+
+def test_the_command_line_wins_over_the_preset_and_the_preset_over_the_default(monkeypatch):
+    monkeypatch.setitem(PRESETS, "small", {"sft": {"steps": 9, "minutes": 2.0}})
+
+    common, config = command.parse("sft", Config, ["--preset", "small", "--snapshot", "x", "--minutes", "5"])
+
+    assert config == Config(Path("x"), minutes=5.0, steps=9)
+    assert common.preset == "small"
+
+
+@pytest.mark.slow  # imports every stage
+def test_every_preset_has_only_fields_that_the_stages_know(monkeypatch):
+    monkeypatch.undo()
+    assert tuple(PRESETS) == records.PRESETS  # what the app offers
+    for stages in PRESETS.values():
+        for name, fields in stages.items():
+            known = importlib.import_module(f"training.{name}").Config.__dataclass_fields__
+            assert set(fields) <= set(known), name
+
+
+def test_a_preset_nobody_knows_is_named_with_those_there_are(workspace, capsys):
+    assert command.main(["sample", "--preset", "huge", "--workspace", str(workspace.root)]) == 1
+    assert "'huge'; choose from tiny, small" in capsys.readouterr().err
+
+
+def test_help_tells_the_fields_with_their_comments(capsys):
+    with pytest.raises(SystemExit) as end:
+        command.parse("sft", Config, ["--help"])
+
+    told = " ".join(capsys.readouterr().out.split())
+    assert end.value.code == 0
+    assert "what labelers said (required)" in told and "updates (default: 3)" in told and "--resume" in told
+
+
+def test_a_field_without_default_must_be_given(capsys):
+    with pytest.raises(SystemExit) as end:
+        command.parse("sft", Config, [])
+
+    assert end.value.code == 2
+    assert "--snapshot" in capsys.readouterr().err
+
+
+def test_a_value_that_the_stage_refuses_is_named():
+    with pytest.raises(InvalidInput, match="steps is 0; it must be at least 1. Nothing was started"):
+        command.parse("sft", Config, ["--snapshot", "x", "--steps", "0"])
+
+
+def test_the_configuration_of_a_run_comes_back_with_its_types():
+    config = Config(Path("a/b"), files=(Path("c"), Path("d")), minutes=1.5)
+
+    saved = json.loads(json.dumps(command.dataclasses.asdict(config), default=str))
+
+    assert command.config_of(Config, saved) == config
+
+
+def test_a_resumed_run_keeps_its_own_configuration(workspace):
+    run = RunFolder.create(workspace.runs, "sft", {"snapshot": "s", "steps": 7, "preset": "tiny"})
+
+    common, config = command.parse("sft", Config, ["--resume", run.id, "--workspace", str(workspace.root)])
+
+    assert config == Config(Path("s"), steps=7)
+    assert command.open_run(workspace, "sft", common, {}) == run
+
+
+def test_a_run_that_is_not_there_cannot_be_resumed(workspace, capsys):
+    assert command.main(["sample", "--resume", "sample-0042", "--workspace", str(workspace.root)]) == 1
+    assert "'sample-0042'" in capsys.readouterr().err
+
+
+def test_a_run_id_that_was_given_is_used(workspace):
+    run = command.open_run(workspace, "sft", command.Common(run="sft-0005"), {"steps": 2})
+
+    assert run.path == workspace.runs / "sft-0005"
+    assert run.config() == {"steps": 2}
+
+
+def test_a_stage_that_ends_well_exits_with_0_or_its_own_code(run, workspace):
+    assert command.execute(stage_that(lambda *_: None), Config(Path()), run, workspace) == 0
+    assert command.execute(stage_that(lambda *_: 3), Config(Path()), run, workspace) == 3
+
+
+def test_a_crash_is_written_down_with_its_reason(run, workspace, capsys):
+    def crash(*_):
+        raise MemoryError("no room for 12 GiB")
+
+    assert command.execute(stage_that(crash), Config(Path()), run, workspace) == 1
+    assert run.state()["state"] == "failed"
+    assert run.state()["error"] == "MemoryError: no room for 12 GiB"
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_what_a_person_can_mend_is_said_without_a_traceback(run, workspace, capsys):
+    def refuse(*_):
+        raise TooFewLabels("sft needs 1 demonstration")
+
+    assert command.execute(stage_that(refuse), Config(Path()), run, workspace) == 1
+    assert run.state() | {"updated_at": 0, "pid": 0} == {
+        "id": run.id,
+        "state": "failed",
+        "error": "sft needs 1 demonstration",
+        "updated_at": 0,
+        "pid": 0,
+    }
+    assert capsys.readouterr().err == "sft needs 1 demonstration\n"
+
+
+def test_a_cancelled_stage_exits_with_143_and_says_how_to_go_on(run, workspace):
+    def stop(*_):
+        raise Cancelled
+
+    assert command.execute(stage_that(stop), Config(Path()), run, workspace) == 143
+    assert run.state()["state"] == "cancelled"
+    assert f"--resume {run.id}" in run.state()["error"]
+
+
+def test_what_is_printed_is_logged(run, capsys):
+    with command.log_to(run):
+        print("step 1")
+        print("a warning", file=sys.stderr)
+
+    assert (run.path / "log.txt").read_text() == "step 1\na warning\n"
+    assert capsys.readouterr().out == "step 1\n"
+
+
+def test_output_that_already_goes_to_the_log_is_not_logged_twice(run, monkeypatch):
+    with (run.path / "log.txt").open("a") as log:
+        monkeypatch.setattr(sys, "stdout", log)
+        with command.log_to(run):
+            print("once")
+
+    assert (run.path / "log.txt").read_text() == "once\n"
+
+
+def test_a_stage_nobody_knows_is_a_wrong_command_line(capsys):
+    assert command.main(["dream"]) == 2
+    assert "pretrain, sft, reward" in capsys.readouterr().err

@@ -1,0 +1,110 @@
+import dataclasses
+
+import pytest
+import torch
+
+from data import batches
+from data.errors import InvalidInput
+from data.runs import RunFolder
+from training import sample
+from training.sample import Config
+
+
+@pytest.fixture
+def run(workspace):
+    return RunFolder.create(workspace.runs, "sample", {})
+
+
+@pytest.fixture
+def config(snapshot, saved_policy):
+    return Config(snapshot.path, "pretrain-0001", prompts=5, responses=4, max_new_tokens=6, batch_size=7)
+
+
+def sampled(config, run, workspace):
+    sample.main(config, run, workspace)
+    return batches.read(workspace.batches / f"{run.id}.parquet")
+
+
+def test_a_batch_has_k_different_responses_to_each_prompt(config, run, workspace):
+    batch = sampled(config, run, workspace)
+
+    assert (batch.id, batch.checkpoint, len(batch.rows)) == (run.id, "pretrain-0001", 5)
+    for row in batch.rows:
+        assert len({response.text for response in row.responses}) == len(row.responses) == 4
+        assert all(response.text.strip() for response in row.responses)
+    assert run.state()["state"] == "done" and run.state()["batch"] == run.id
+    assert run.state()["metrics"]["responses"] == 20
+
+
+def test_each_response_knows_its_checkpoint_and_how_it_was_drawn(config, run, workspace):
+    response = sampled(config, run, workspace).rows[0].responses[0]
+
+    assert response.source == "pretrain-0001"
+    assert response.sampling["temperature"] == 1.0
+    assert response.sampling["seed"] == 0 and response.sampling["max_new_tokens"] == 6
+    assert response.sampling["tokens"] <= 6 and isinstance(response.sampling["ended"], bool)
+
+
+def test_the_same_run_samples_the_same_batch(config, workspace):
+    run = RunFolder(workspace.runs / "sample-0007")
+    run.path.mkdir()
+
+    assert sampled(config, run, workspace) == sampled(config, run, workspace)
+
+
+def test_prompts_ranked_least_often_come_first(config, run, workspace, rows):
+    # of the eight prompts the first has two rankings already
+    batch = sampled(dataclasses.replace(config, prompts=7), run, workspace)
+
+    ranked = rows.prompt("What do cats eat?")["prompt_id"]
+    assert len(batch.rows) == 7 and ranked not in {row.prompt_id for row in batch.rows}
+
+
+def test_both_splits_are_sampled(config, run, workspace, rows):
+    batch = sampled(dataclasses.replace(config, prompts=8), run, workspace)
+
+    assert rows.prompt("What do foxes eat?")["prompt_id"] in {row.prompt_id for row in batch.rows}
+
+
+def test_temperatures_take_turns(config, run, workspace):
+    batch = sampled(dataclasses.replace(config, temperature=(0.5, 2.0)), run, workspace)
+
+    for row in batch.rows:
+        assert sorted(r.sampling["temperature"] for r in row.responses) == [0.5, 0.5, 2.0, 2.0]
+
+
+def test_prompts_without_room_for_a_response_are_left_out(config, run, workspace, capsys, rows):
+    frozen = rows.freeze(workspace, prompts=[rows.prompt("short"), rows.prompt("cat " * 200)])
+
+    batch = sampled(dataclasses.replace(config, snapshot=frozen.path), run, workspace)
+
+    assert [row.prompt_id for row in batch.rows] == [rows.prompt("short")["prompt_id"]]
+    assert "1 prompts left out, longer than 122 tokens" in capsys.readouterr().out  # 128 positions less 6
+
+
+@torch.no_grad()
+def test_a_policy_with_one_thing_to_say_gives_no_batch(config, run, workspace, policy, words, saved_policy):
+    cold = dataclasses.replace(config, temperature=(1e-6,))  # always the likeliest token
+
+    with pytest.raises(InvalidInput, match="two different responses"):
+        sample.main(cold, run, workspace)
+    assert not list(workspace.batches.iterdir())
+
+
+def test_a_ranking_needs_2_to_9_responses():
+    with pytest.raises(ValueError, match="responses is 10"):
+        Config("s", "p", responses=10)
+    with pytest.raises(ValueError, match="temperature"):
+        Config("s", "p", temperature=(0.0,))
+
+
+def test_rankings_of_either_split_count(workspace, words, policy, config, run, rows):
+    frozen = rows.freeze(
+        workspace,
+        prompts=[rows.prompt("a"), rows.prompt("b", "heldout")],
+        rankings=[rows.ranking(1, "b", ["x", "y"], [1, 2], "heldout")],
+    )
+
+    batch = sampled(dataclasses.replace(config, snapshot=frozen.path, prompts=1), run, workspace)
+
+    assert [row.prompt_id for row in batch.rows] == [rows.prompt("a")["prompt_id"]]

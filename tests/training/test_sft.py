@@ -1,0 +1,179 @@
+import dataclasses
+import json
+import os
+import signal
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from data.datasets import Demonstrated
+from data.errors import InvalidInput, NotFound, TooFewLabels
+from data.records import Message
+from data.runs import RunFolder
+from training import checkpoints, sft
+from training.metrics import Cancelled, catch_stop_signal
+from training.sft import IGNORED, Config, tokenised
+
+
+def demonstrated(response, *turns):
+    roles = ("user", "assistant")
+    messages = tuple(Message(roles[i % 2], turn) for i, turn in enumerate(turns))
+    return Demonstrated("p", messages, response, "test")
+
+
+def test_only_the_response_and_its_end_are_targets(words):
+    (row,), too_long = tokenised(words, [demonstrated("Fish.", "What do cats eat?")], 100)
+
+    targets = [label for label in row.labels if label != IGNORED]
+    assert words.decode(targets) == "Fish.<|end|>"
+    assert words.decode(row.input_ids) == "<|user|>What do cats eat?<|assistant|>Fish.<|end|>"
+    assert row.labels[-len(targets) :] == targets == row.input_ids[-len(targets) :]
+    assert too_long == 0
+
+
+def test_earlier_responses_of_the_conversation_are_only_read(words):
+    (row,), _ = tokenised(words, [demonstrated("c", "a", "Earlier.", "b")], 100)
+
+    assert words.decode([label for label in row.labels if label != IGNORED]) == "c<|end|>"
+    assert "Earlier.<|end|>" in words.decode(row.input_ids)
+
+
+def test_an_end_that_the_labeler_typed_does_not_end_the_response(words):
+    (row,), _ = tokenised(words, [demonstrated("a<|end|>b", "x")], 100)
+
+    assert row.labels.count(words.eos_token_id) == 1
+    assert row.labels[-1] == words.eos_token_id
+
+
+def test_a_long_demonstration_is_left_out_whole_and_counted(words):
+    short, long = demonstrated("a", "b"), demonstrated("a " * 50, "b")
+
+    rows, too_long = tokenised(words, [long, short], 20)
+
+    assert [len(row.input_ids) for row in rows] == [5] and too_long == 1  # user, b, assistant, a, end
+
+
+def test_a_row_that_just_fits_is_kept(words):
+    assert len(tokenised(words, [demonstrated("a", "b")], 5)[0]) == 1
+    with pytest.raises(InvalidInput, match="All 1 demonstrations are longer than 4 tokens"):
+        tokenised(words, [demonstrated("a", "b")], 4)
+
+
+@pytest.fixture
+def config(snapshot, saved_policy):
+    return Config(
+        snapshot.path, "pretrain-0001", epochs=3, batch_size=2, learning_rate=3e-3, max_new_tokens=8, log_every=1
+    )
+
+
+@pytest.mark.slow
+def test_sft_makes_a_checkpoint_that_prefers_the_demonstrations(config, workspace, run, words, saved_policy):
+    from training.model import logprobs_of
+
+    sft.main(dataclasses.replace(config, epochs=20, learning_rate=3e-2), run, workspace)
+
+    folder = workspace.checkpoints / run.id
+    manifest = checkpoints.read_manifest(folder)
+    assert (manifest["stage"], manifest["parents"], manifest["snapshot"]) == (
+        "sft",
+        ["pretrain-0001"],
+        config.snapshot.name,
+    )
+    assert manifest["metrics"]["demonstrations"] == 4 and manifest["metrics"]["eval_loss"] is not None
+    (row,), _ = tokenised(words, [demonstrated("Fish and water.", "What do cats eat?")], 100)
+    ids = torch.tensor([row.input_ids])
+    response = len(row.labels) - row.labels.count(IGNORED)
+    before, after = (
+        logprobs_of(AutoModelForCausalLM.from_pretrained(path), ids, torch.ones_like(ids))[0, -response:].sum().item()
+        for path in (saved_policy, folder)
+    )
+    assert before < -5 * response  # about ln 300 = 5.7 nats a token
+    assert after > -1 * response
+    assert run.state()["state"] == "done" and run.state()["checkpoint"] == run.id
+    assert [line["step"] for line in run.metrics() if "loss" in line][-1] == 40  # 4 demonstrations, 2 a step, 20 epochs
+    assert not (run.path / "trainer").exists()
+    shown = [json.loads(line) for line in (run.path / "samples.jsonl").read_text().splitlines()]
+    assert {line["prompt"] for line in shown} == {"What do foxes eat?", "What do mice eat?"}
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_very_same_weights(config, workspace, monkeypatch):
+    whole, broken = (RunFolder.create(workspace.runs, "sft", {}) for _ in range(2))
+    sft.main(config, whole, workspace)
+
+    every_step = dataclasses.replace(config, save_every=1)
+    before = signal.getsignal(signal.SIGTERM)
+    catch_stop_signal()
+    try:
+        monkeypatch.setattr(sft, "Progress", progress_that_stops_at(3))
+        with pytest.raises(Cancelled):
+            sft.main(every_step, broken, workspace)
+    finally:
+        catch_stop_signal()
+        signal.signal(signal.SIGTERM, before)
+    assert broken.state()["step"] == 3
+    (broken.path / "trainer" / "checkpoint-99").mkdir()  # half written: the newest by name, but not whole
+    monkeypatch.undo()
+    sft.main(every_step, broken, workspace)
+
+    wanted, got = (
+        AutoModelForCausalLM.from_pretrained(workspace.checkpoints / r.id).state_dict() for r in (whole, broken)
+    )
+    for name, weight in wanted.items():
+        assert torch.equal(weight, got[name]), name  # bit for bit
+
+
+def progress_that_stops_at(step):
+    """The real Progress, with a real SIGTERM sent at this step."""
+    from training.metrics import Progress
+
+    class Stopping(Progress):
+        def at(self, now):
+            super().at(now)
+            if now == step:
+                self._said = 0.0
+                super().at(now)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    return Stopping
+
+
+def test_a_snapshot_without_demonstrations_is_refused(workspace, run, saved_policy, rows):
+    heldout = [rows.demonstration(1, "b", "c", "heldout")]
+    empty = rows.freeze(workspace, prompts=[rows.prompt("a")], demonstrations=heldout)
+
+    with pytest.raises(TooFewLabels, match="demonstration"):
+        sft.main(Config(empty.path, "pretrain-0001"), run, workspace)
+
+
+def test_a_model_that_is_not_there_is_named(workspace, run, snapshot):
+    with pytest.raises(NotFound, match="pretrain-0009"):
+        sft.main(Config(snapshot.path, "pretrain-0009"), run, workspace)
+
+
+def test_settings_that_cannot_train_are_refused():
+    with pytest.raises(ValueError, match="epochs is 0"):
+        Config("s", "i", epochs=0)
+
+
+@pytest.mark.slow
+def test_a_model_from_outside_gets_what_it_lacks_and_keeps_its_name(workspace, run, snapshot, tmp_path):
+    alphabet = {c: i for i, c in enumerate(["<s>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    bpe = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    theirs = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<s>", pad_token="<s>")  # pads with its end
+    theirs.save_pretrained(tmp_path / "theirs")
+    GPT2LMHeadModel(GPT2Config(vocab_size=257, n_embd=16, n_layer=1, n_head=2)).save_pretrained(tmp_path / "theirs")
+
+    sft.main(Config(snapshot.path, str(tmp_path / "theirs"), epochs=1, max_new_tokens=4), run, workspace)
+
+    folder = workspace.checkpoints / run.id
+    made, told = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    tokens = AutoTokenizer.from_pretrained(folder)
+    assert not told["missing_keys"]
+    assert made.config.vocab_size == len(tokens) == 257 + 4  # padding and three roles
+    assert tokens.pad_token_id != tokens.eos_token_id == made.generation_config.eos_token_id
+    assert tokens.chat_template
+    assert checkpoints.read_manifest(folder)["parents"] == [str(tmp_path / "theirs")]

@@ -1,0 +1,1 @@
+"""From snapshots to checkpoints: the stages, and one turn of the loop."""

@@ -1,0 +1,221 @@
+"""python -m training STAGE: run one stage, or one whole turn of the loop (`cycle`).
+
+Reads   the stage's Config from the command line, over the defaults of a preset; with --resume from the run's folder
+Writes  runs/<id>/: config.json, state.json, log.txt, and what the stage itself writes
+
+Exit 0: done. 1: failed, and state.json says why. 2: the command line is wrong. 143: stopped by SIGTERM, and the run
+can be resumed. `cycle` has more (cycle.py).
+
+    python -m training sft --help
+    python -m training sft --preset tiny --snapshot var/snapshots/3f9a12c0be77 --init pretrain-0001
+    python -m training sft --resume sft-0003
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import os
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+from data.errors import FeedbackError, InvalidInput, NotFound
+from data.runs import RunFolder
+from data.workspace import Workspace
+
+STAGES = ("pretrain", "sft", "reward", "ppo", "evaluate", "sample", "cycle")
+
+
+@dataclass(frozen=True)
+class Common:
+    preset: str = "tiny"  # sets the defaults of the stage: tiny (two CPU cores) or small (one GPU)
+    workspace: Path | None = None  # else $PAWL_WORKSPACE, else ./var
+    run: str | None = None  # id of the run; a new one by default
+    resume: str | None = None  # id of a run to go on with; its own configuration counts, not this command line's
+
+
+def main(arguments: list[str]) -> int:
+    """Run the stage named by the first argument; returns the exit code."""
+    if not arguments or arguments[0] not in STAGES:
+        asked_for_help = bool(arguments) and arguments[0] in ("-h", "--help")
+        print(f"{__doc__}\nStages: {', '.join(STAGES)}", file=sys.stdout if asked_for_help else sys.stderr)
+        return 0 if asked_for_help else 2
+    name, rest = arguments[0], arguments[1:]
+    prepare_process()
+    stage = importlib.import_module(f"training.{name}")
+    try:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InvalidInput("Stages run in one process so far; start one with --nproc-per-node 1. Nothing was done.")
+        common, config = parse(name, stage.Config, rest)
+        workspace = Workspace.at(common.workspace)
+        run = open_run(workspace, name, common, {**dataclasses.asdict(config), "preset": common.preset})
+    except FeedbackError as error:
+        print(error, file=sys.stderr)
+        return 1
+    with log_to(run):
+        return execute(stage, config, run, workspace)
+
+
+def prepare_process() -> None:
+    """Settings that count only before torch and the hub are imported, and the wish to stop heard from the start."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin cost 2.7 times on a shared machine
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import torch
+
+    from training.metrics import catch_stop_signal
+
+    catch_stop_signal()
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads.split(",")[0]))
+
+
+def parse(name: str, kind: type, arguments: list[str]) -> tuple[Common, Any]:
+    """The common options and the stage's Config. The command line wins over the preset, the preset over defaults."""
+    import tyro
+
+    from training.presets import PRESETS
+
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="tiny")
+    first.add_argument("--workspace", default=None)
+    first.add_argument("--resume", default=None)
+    known, _ = first.parse_known_args(arguments)
+    if known.preset not in PRESETS:
+        raise NotFound(f"There is no preset {known.preset!r}; choose from {', '.join(PRESETS)}.")
+    if known.resume and not {"-h", "--help"} & set(arguments):
+        run = find_run(Workspace.at(known.workspace), known.resume)
+        return Common(known.preset, known.workspace, resume=known.resume), config_of(kind, run.config())
+    fields = {**_required(kind), **PRESETS[known.preset].get(name, {})}
+    flat = tyro.conf.arg(name="")
+    options = [("config", Annotated[kind, flat]), ("common", Annotated[Common, flat])]
+    command = dataclasses.make_dataclass("Command", options, frozen=True)
+    try:
+        parsed = tyro.cli(
+            command,
+            args=arguments,
+            prog=f"python -m training {name}",
+            description=str(sys.modules[kind.__module__].__doc__).splitlines()[0],
+            default=command(kind(**fields), Common()),
+        )
+    except ValueError as error:  # a Config that refuses its values
+        raise InvalidInput(f"{error} Nothing was started.") from error
+    return parsed.common, parsed.config
+
+
+def _required(kind: type) -> dict[str, Any]:
+    """What tyro must ask for: fields without a default."""
+    import tyro
+
+    missing = dataclasses.MISSING
+    fields = dataclasses.fields(kind)
+    return {f.name: tyro.MISSING for f in fields if f.default is missing and f.default_factory is missing}
+
+
+def config_of(kind: type, saved: dict[str, Any]) -> Any:
+    """The Config that a run's config.json was written from: paths and tuples are given their types back."""
+    hints = typing.get_type_hints(kind)
+    known = {name: value for name, value in saved.items() if name in hints}
+    return kind(**{name: _typed(hints[name], value) for name, value in known.items()})
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is tuple:
+        return tuple(_typed(typing.get_args(hint)[0], item) for item in value)
+    return Path(value) if hint is Path else value
+
+
+def find_run(workspace: Workspace, run_id: str) -> RunFolder:
+    """An existing run. Raises NotFound."""
+    run = RunFolder(workspace.runs / run_id)
+    if not (run.path / "config.json").is_file():
+        raise NotFound(f"There is no run {run_id!r} in {workspace.runs}; nothing was started.")
+    return run
+
+
+def open_run(workspace: Workspace, name: str, common: Common, config: dict[str, Any]) -> RunFolder:
+    """The run to resume, the one named, or a new one."""
+    if common.resume:
+        return find_run(workspace, common.resume)
+    if not common.run:
+        return RunFolder.create(workspace.runs, name, config)
+    run = RunFolder(workspace.runs / common.run)
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.begin(config)
+    return run
+
+
+def execute(stage: types.ModuleType, config: Any, run: RunFolder, workspace: Workspace) -> int:
+    """Run the stage's `main` and write down how it ended."""
+    from training.metrics import Cancelled
+
+    run.update(id=run.id, state="running", pid=os.getpid(), error=None)
+    try:
+        code = stage.main(config, run, workspace)
+    except Cancelled:
+        run.update(state="cancelled", error=f"Stopped. Go on with --resume {run.id}.")
+        return Cancelled.exit_code
+    except FeedbackError as error:
+        run.update(state="failed", error=str(error))
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        run.update(state="cancelled", error=f"Stopped. Go on with --resume {run.id}.")
+        return Cancelled.exit_code
+    except BaseException as error:  # whatever it was, the run's folder must say that it ended
+        run.update(state="failed", error=f"{type(error).__name__}: {error}")
+        traceback.print_exc()
+        return 1
+    return code or 0
+
+
+@contextlib.contextmanager
+def log_to(run: RunFolder) -> Iterator[None]:
+    """Copy what is printed into the run's log.txt, unless whoever started this process already sends it there."""
+    path = run.path / "log.txt"
+    with path.open("a") as log:
+        if _same_file(sys.stdout, log):
+            yield
+            return
+        copies = _Copied(sys.stdout, log), _Copied(sys.stderr, log)
+        with contextlib.redirect_stdout(copies[0]), contextlib.redirect_stderr(copies[1]):
+            yield
+
+
+def _same_file(one: TextIO, other: TextIO) -> bool:
+    try:
+        return os.path.sameopenfile(one.fileno(), other.fileno())
+    except OSError:  # a stream without a file, as under pytest
+        return False
+
+
+class _Copied:
+    """A text stream that writes everything to a log as well."""
+
+    def __init__(self, stream: TextIO, log: TextIO) -> None:
+        self._stream, self._log = stream, log
+
+    def write(self, text: str) -> int:
+        self._log.write(text)
+        self._log.flush()
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,240 @@
+"""Checkpoints: a folder of weights with its manifest, written whole or not at all; and a run's state for resuming.
+
+Writes  checkpoints/<id>/     safetensors, config, tokenizer, chat template, and `pawl.json` with what it was made of
+        runs/<id>/states/...  weights (safetensors), optimizers (loaded with weights_only), random states, JSON
+Reads   the same, a folder brought from outside, or a model of the Hugging Face hub
+
+Nothing is unpickled and no remote code is run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from data.errors import NotFound
+from data.runs import write_whole
+from data.workspace import Workspace
+
+MANIFEST = "pawl.json"
+STATES_KEPT = 2
+
+
+class Manifest(TypedDict):
+    """What a checkpoint was made of: the fields of its `pawl.json`."""
+
+    id: str  # that of the run that made it
+    stage: str
+    parents: list[str]  # checkpoint ids, or the name of a model brought from outside; the first lent its weights
+    snapshot: str | None
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    seed: int
+    code_version: str
+    created_at: str  # ISO 8601, UTC
+
+
+def save(
+    checkpoints: Path,
+    run_id: str,
+    *,
+    stage: str,
+    parents: Sequence[str],
+    snapshot: str | None,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    seed: int,
+    also: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write checkpoints/<run_id>/ and return it. `also` may put further files into the folder.
+
+    A reader sees no folder or a whole one. The same run saving again (resumed after a crash) replaces its own.
+    """
+    manifest = Manifest(
+        id=run_id,
+        stage=stage,
+        parents=list(parents),
+        snapshot=snapshot,
+        config=json.loads(json.dumps(dict(config), default=str)),
+        metrics=dict(metrics),
+        seed=seed,
+        code_version=code_version(),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+    def fill(folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        if also is not None:
+            also(folder)
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
+
+    return _write_folder(checkpoints / run_id, fill)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a checkpoint folder. Raises NotFound when the folder has none."""
+    try:
+        manifest: Manifest = json.loads((path / MANIFEST).read_text())
+    except FileNotFoundError:
+        raise NotFound(f"{path} is not a checkpoint made by Pawl: it has no {MANIFEST}.") from None
+    return manifest
+
+
+def add_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Add what was measured later to a checkpoint's manifest; numbers by the same name are replaced."""
+    manifest = read_manifest(path)
+    manifest["metrics"] = {**manifest["metrics"], **metrics}
+    write_whole(path / MANIFEST, json.dumps(manifest, indent=2))
+
+
+def resolve(name_or_path: str | Path, workspace: Workspace) -> Path:
+    """The folder of a checkpoint id, of a model folder, or of a Hugging Face hub id (downloaded if it is not cached).
+
+    Raises NotFound, naming what was looked for, when it is none of these.
+    """
+    name = str(name_or_path)
+    folder = workspace.checkpoints / name
+    if "/" not in name and (folder / MANIFEST).is_file():
+        return folder
+    if (Path(name) / "config.json").is_file():
+        return Path(name).resolve()
+    if name.count("/") == 1 and not Path(name).exists() and not name.startswith(("/", ".")):
+        return _download(name)
+    known = ", ".join(sorted(p.parent.name for p in workspace.checkpoints.glob(f"[!.]*/{MANIFEST}"))) or "none yet"
+    raise NotFound(f"No checkpoint or model folder {name!r}. Checkpoints in {workspace.checkpoints}: {known}.")
+
+
+def name_of(path: Path, given: str | Path) -> str:
+    """What lineage calls the model in `path`: its checkpoint id, or what the user called it."""
+    return read_manifest(path)["id"] if (path / MANIFEST).is_file() else str(given)
+
+
+def code_version() -> str:
+    """Pawl's version, with the git commit when it runs from its repository; "+" marks uncommitted changes."""
+    try:
+        number = version("pawl")
+    except PackageNotFoundError:
+        number = "unknown"
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude", "*"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return number
+    return f"{number} {described.stdout.strip()}".strip() if described.returncode == 0 else number
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise NotFound(f"{hub_id!r} is no checkpoint and no folder, and the hub did not give it: {reason}") from error
+
+
+def _write_folder(target: Path, fill: Callable[[Path], None]) -> Path:
+    """Fill a folder beside `target`, then rename it into place; an older `target` goes away afterwards."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        fill(temporary)
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        old = None
+        if target.exists():
+            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+            os.replace(target, old)
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    if old is not None:
+        shutil.rmtree(old)
+    return target
+
+
+def save_state(
+    run_path: Path,
+    step: int,
+    *,
+    models: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    extra: Mapping[str, Any],
+) -> Path:
+    """Save what a run needs to go on after `step`, under <run>/states/; the two newest are kept.
+
+    `extra` is the caller's own JSON (KL coefficient, running means, how far the prompts are). The global random states
+    of torch, its accelerators and Python are saved too.
+    """
+
+    def fill(folder: Path) -> None:
+        for name, model in models.items():
+            save_model(model, str(folder / f"{name}.safetensors"))
+        torch.save({name: optimizer.state_dict() for name, optimizer in optimizers.items()}, folder / "optimizers.pt")
+        torch.save(_random_states(), folder / "random.pt")
+        (folder / "state.json").write_text(
+            json.dumps({"step": step, "python_random": random.getstate(), "extra": dict(extra)})
+        )
+
+    written = _write_folder(run_path / "states" / f"step-{step:08d}", fill)
+    for old in _states(run_path)[:-STATES_KEPT]:
+        shutil.rmtree(old)
+    return written
+
+
+def load_state(
+    run_path: Path,
+    *,
+    models: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+) -> tuple[int, dict[str, Any]] | None:
+    """Restore the newest state in place and return (step, extra); None when the run has none yet."""
+    states = _states(run_path)
+    if not states:
+        return None
+    folder = states[-1]
+    for name, model in models.items():
+        load_model(model, str(folder / f"{name}.safetensors"))
+    saved = torch.load(folder / "optimizers.pt", weights_only=True)
+    for name, optimizer in optimizers.items():
+        optimizer.load_state_dict(saved[name])
+    _restore_random(torch.load(folder / "random.pt", weights_only=True))
+    state = json.loads((folder / "state.json").read_text())
+    kind, numbers, gauss = state["python_random"]
+    random.setstate((kind, tuple(numbers), gauss))
+    return state["step"], state["extra"]
+
+
+def _states(run_path: Path) -> list[Path]:
+    return sorted((run_path / "states").glob("step-*"))  # names sort by step; unfinished ones start with a dot
+
+
+def _random_states() -> dict[str, Any]:
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _restore_random(states: Mapping[str, Any]) -> None:
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])

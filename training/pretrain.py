@@ -1,0 +1,201 @@
+"""Pretraining: a new tokenizer and a new model learn to predict text and code.
+
+Reads   the Python installation's docstrings and sources, or your own text (corpus.py)
+Writes  a checkpoint: the model, its tokenizer with the chat template, and the held-out texts that every model grown
+        from it is measured on
+Learns  -log p(next token), the mean over all tokens of blocks cut from the mixed corpus
+
+    python -m training pretrain --preset tiny
+    python -m training pretrain --preset small --text books/ --dataset my-dataset --text-column text
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from data.runs import RunFolder
+from data.workspace import Workspace
+from training import checkpoints, corpus, model, tokenizer
+from training.metrics import Progress
+from training.muon import MuonAndAdamW
+from training.presets import MODELS
+
+
+@dataclass(frozen=True)
+class Config:
+    model: str = "tiny"  # the shape of the model: tiny (1M parameters) or small (124M)
+    vocab_size: int = 2048  # tokens of the new tokenizer, bytes and special tokens included
+    text: tuple[Path, ...] = ()  # files or folders of UTF-8 text
+    dataset: Path | None = None  # a Hugging Face dataset folder
+    text_column: str = "text"  # its column that holds the documents
+    prose_weight: float | None = None  # docstrings and language reference; 0.8, or 0 with --text or --dataset
+    code_weight: float | None = None  # Python's own sources; 0.2, or 0 with --text or --dataset
+    steps: int = 850  # optimizer updates
+    minutes: float | None = None  # end earlier, learning rate brought down in time
+    batch_size: int = 8  # blocks in one step
+    block: int = 128  # tokens in a block
+    learning_rate: float = 1e-2  # at its height
+    weight_decay: float = 0.1
+    log_every: int = 10  # steps
+    save_every: int = 100  # steps; from there a run resumes
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise ValueError(f"model is {self.model!r}; choose from {', '.join(MODELS)}.")
+        if not 2 <= self.block <= MODELS[self.model].positions:
+            raise ValueError(f"block is {self.block}; model {self.model} takes 2 to {MODELS[self.model].positions}.")
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(f"steps is {self.steps} and batch_size {self.batch_size}; both must be at least 1.")
+
+
+def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
+    """Make the checkpoint of a new language model."""
+    from training import trainer as adapter
+
+    began = time.monotonic()
+    progress = Progress(run, "pretrain", config.steps)
+    torch.manual_seed(config.seed)
+    sources = sources_of(config)
+    heldout = corpus.heldout_sample(sources, corpus.HELDOUT_BYTES, config.seed)
+    words = _tokenizer(config, run, sources)
+    blocks = corpus.blocks(
+        words, sources, length=config.block, count=config.steps * config.batch_size, seed=config.seed
+    )
+    print(f"pretrain: {blocks.ids.size:,} tokens, {blocks.bytes_per_token:.2f} bytes each", flush=True)
+    policy = model.new_policy(MODELS[config.model], words)
+    steps = train(config, policy, blocks, progress, run)
+    metrics = {
+        "bits_per_byte": corpus.heldout_bits_per_byte(policy, words, heldout),
+        "parameters": sum(weight.numel() for weight in policy.parameters()),
+        "steps": steps,
+        "tokens": steps * config.batch_size * config.block,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    checkpoints.save(
+        workspace.checkpoints,
+        run.id,
+        stage="pretrain",
+        parents=(),
+        snapshot=None,
+        model=policy,
+        tokenizer=words,
+        config=dataclasses.asdict(config),
+        metrics=metrics,
+        seed=config.seed,
+        also=lambda folder: corpus.write_heldout(folder, heldout),
+    )
+    adapter.finish(run, metrics)
+
+
+def sources_of(config: Config) -> list[corpus.Source]:
+    """The corpora asked for, those of weight 0 left out; one's own text weighs 1."""
+    own = bool(config.text or config.dataset)
+    prose = (0.0 if own else 0.8) if config.prose_weight is None else config.prose_weight
+    code = (0.0 if own else 0.2) if config.code_weight is None else config.code_weight
+    sources = []
+    if config.text:
+        sources.append(corpus.Source("text", 1.0, corpus.files(config.text)))
+    if config.dataset:
+        sources.append(corpus.Source("dataset", 1.0, corpus.dataset(config.dataset, config.text_column)))
+    if prose > 0:
+        sources.append(corpus.Source("prose", prose, corpus.python_prose()))
+    if code > 0:
+        sources.append(corpus.Source("code", code, corpus.python_code()))
+    return sources
+
+
+def _tokenizer(config: Config, run: RunFolder, sources: list[corpus.Source]) -> PreTrainedTokenizerBase:
+    """The run's tokenizer; kept in its folder, so that a resumed run goes on with the very same one."""
+    folder = run.path / "tokenizer"
+    if (folder / "whole").exists():
+        return tokenizer.load(folder)
+    # A larger vocabulary needs more text to find its rarer tokens in: 1,000 characters for each of them.
+    words = tokenizer.train(corpus.sample_text(sources, 1000 * config.vocab_size, config.seed), config.vocab_size)
+    words.save_pretrained(folder)
+    (folder / "whole").touch()
+    return words
+
+
+def train(config: Config, policy: PreTrainedModel, blocks: corpus.Blocks, progress: Progress, run: RunFolder) -> int:
+    """Train the policy in place and return the steps made. Raises metrics.Cancelled at SIGTERM."""
+    from transformers import Trainer, TrainingArguments
+
+    from training import trainer as adapter
+
+    args = adapter.arguments(
+        TrainingArguments,
+        run,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        save_every=config.save_every,
+        logging_steps=config.log_every,
+        max_grad_norm=1.0,
+        seed=config.seed,
+    )
+    optimizer = MuonAndAdamW(policy, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate(config))
+    trainer = Trainer(
+        policy,
+        args,
+        train_dataset=BlockDataset(blocks.ids),
+        callbacks=[adapter.Reporter(progress, minutes=config.minutes, also=pace(config, blocks))],
+        optimizers=(optimizer, schedule),
+    )
+    adapter.fit(trainer, run)
+    return int(trainer.state.global_step)
+
+
+def pace(config: Config, blocks: corpus.Blocks) -> Callable[[float], dict[str, float]]:
+    """What is reported beside a step's loss: bits per byte of the text in training, and tokens a second since then."""
+    last = time.monotonic()
+
+    def numbers(loss: float) -> dict[str, float]:
+        nonlocal last
+        since, last = last, time.monotonic()
+        tokens = config.log_every * config.batch_size * config.block
+        return {
+            "bits_per_byte": loss / math.log(2) / blocks.bytes_per_token,
+            "tokens_per_second": tokens / (last - since),
+        }
+
+    return numbers
+
+
+def rate(config: Config) -> Callable[[int], float]:
+    """The share of the learning rate at a step: a linear rise over 5 %, then linearly down to 0 at the end.
+
+    With `minutes`, the end is whichever comes first, so a run cut short by the clock has cooled down too.
+    """
+    began = time.monotonic()
+
+    def share(step: int) -> float:
+        done = step / config.steps
+        if config.minutes is not None:
+            done = max(done, (time.monotonic() - began) / (60 * config.minutes))
+        return max(0.0, min(1.0, (step + 1) / (0.05 * config.steps), (1 - done) / 0.95))
+
+    return share
+
+
+class BlockDataset(torch.utils.data.Dataset):
+    """Blocks as Trainer wants them; every token of a block is a target."""
+
+    def __init__(self, ids: np.ndarray) -> None:
+        self.ids = ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        ids = torch.from_numpy(self.ids[index].astype(np.int64))
+        return {"input_ids": ids, "labels": ids}
