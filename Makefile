@@ -22,8 +22,8 @@ check: setup  ## format, lint, types, import rule, fast tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest -m "not slow" -q
 
-test: setup  ## the whole suite
-	$(BIN)/pytest
+test: setup  ## the whole suite, in two processes
+	$(BIN)/pytest -n 2 --dist loadfile
 
 bench: setup  ## every benchmark, quick
 	for script in tests/benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 120  # an app that is not there by then will not come
@@ -86,14 +87,21 @@ def _pawl(*arguments: object, threads: dict[str, str] = ONE_THREAD) -> str:
 
 
 @pytest.fixture(scope="session")
-def first_model(tmp_path_factory) -> Path:
+def first_model(tmp_path_factory, worker_id) -> Path:
     """A workspace whose first model is made by the embedded default, and whose samples wait to be ranked. Copy it.
 
-    While working on a test, $PAWL_FIRST_MODEL may name one that was made before, to save its two minutes.
+    Made once, whichever of the test processes asks first; the others wait. While working on a test, $PAWL_FIRST_MODEL
+    may name one that was made before, to save its two minutes.
     """
     if made := os.environ.get("PAWL_FIRST_MODEL"):
         return Path(made)
-    workspace = tmp_path_factory.mktemp("first")
-    _pawl("data", "seed", "--workspace", workspace)
-    _pawl("training", "cycle", "--preset", "tiny", "--stages", "pretrain,sft", "--workspace", workspace, threads={})
+    base = tmp_path_factory.getbasetemp()
+    workspace = (base if worker_id == "master" else base.parent) / "first-model"
+    with FileLock(f"{workspace}.lock"):
+        if not (workspace / "made").exists():
+            # A busy machine gets the steps that a quiet one makes in the preset's two minutes.
+            given = ["--override", "pretrain.minutes=10", "--workspace", workspace]
+            _pawl("data", "seed", "--workspace", workspace)
+            _pawl("training", "cycle", "--preset", "tiny", "--stages", "pretrain,sft", *given, threads={})
+            (workspace / "made").touch()
     return workspace

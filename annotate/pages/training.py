@@ -135,13 +135,15 @@ def _start_form(context: Context) -> dict[str, Any]:
         label="Stages",
         info="A cycle freezes the labels first, measures the new model when PPO made one, and ends by sampling.",
     )
-    with gr.Accordion("Options", open=False, elem_classes="pawl-fold"):
-        preset = gr.Radio(list(PRESETS), value=context.cycles.preset, label="Preset")
+    with gr.Row():
+        preset = gr.Radio(list(PRESETS), value=context.cycles.preset, label="Preset", scale=1, min_width=160)
         overrides = gr.Textbox(
             "{}",
             label="Options of single stages, as JSON",
             info='For instance {"ppo.steps": 10, "sft.epochs": 2}',
-            lines=2,
+            lines=1,
+            scale=3,
+            min_width=320,
         )
     ready = panel()
     with gr.Row():

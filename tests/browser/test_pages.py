@@ -15,6 +15,16 @@ pytestmark = pytest.mark.slow
 RESEARCH = ("datasets", "training", "checkpoints")
 
 
+def type_into(box, text):
+    """Fill a Gradio box as a person does, who looks before going on: a page still being drawn may set it back."""
+    for _ in range(5):
+        box.fill(text)
+        box.page.wait_for_timeout(300)
+        if box.input_value() == text:
+            return
+    raise AssertionError(f"The box does not keep {text!r}; it holds {box.input_value()!r}.")
+
+
 def test_a_demonstration_is_written_and_its_draft_survives_a_reload(app_server, page_as, screenshot):
     person = page_as("labeler")
     page = person.visit("/demonstrate")
@@ -84,11 +94,11 @@ def test_training_says_what_is_missing_and_refuses_nonsense(app_server, page_as,
     expect(page.get_by_text("Too few labels to train")).to_be_visible()
     screenshot(page, "training-start")
 
-    page.get_by_role("button", name="Options").click()
-    page.get_by_label("Options of single stages").fill('{"ppo.steps": ')
+    options = page.get_by_label("Options of single stages")
+    type_into(options, '{"ppo.steps": ')
     page.get_by_role("button", name="Start").click()
     expect(page.get_by_text("The options are not JSON")).to_be_visible()
-    page.get_by_label("Options of single stages").fill("{}")
+    type_into(options, "{}")
     page.get_by_role("button", name="Start").click()
     expect(page.get_by_text("Nothing was started and every label is kept")).to_have_count(2)
     assert app_server.call("GET", "/cycles") == before
