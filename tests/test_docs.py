@@ -35,7 +35,9 @@ def test_every_command_a_page_mentions_is_one(page):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [f"{package} {verb}" for package, verbs in COMMANDS.items() for verb in sorted(verbs)])
+@pytest.mark.parametrize(
+    "command", [f"{package} {verb}" for package, verbs in COMMANDS.items() for verb in sorted(verbs)]
+)
 def test_every_command_explains_itself(command):
     run = subprocess.run([sys.executable, "-m", *command.split(), "--help"], capture_output=True, text=True, cwd=ROOT)
 
