@@ -38,9 +38,14 @@ STAGE_NAMES = {
 CURVES = (  # title, the metric, and the stages that measure it
     ("Loss", "loss", ("pretrain", "sft", "reward")),
     ("Reward", "reward", ("ppo",)),
-    ("KL from the reference, nats", "kl", ("ppo",)),
+    ("KL from the reference, nats per response", "kl", ("ppo",)),
     ("Response length, tokens", "length", ("ppo",)),
+    ("Share of responses that ended", "ended", ("ppo",)),
+    ("Entropy, nats per token", "entropy", ("ppo",)),
+    ("Share of tokens clipped", "clip_fraction", ("ppo",)),
+    ("Variance that the value model explains", "explained_variance", ("ppo",)),
 )
+FIRST = 4  # curves in sight; the rest are folded away until someone asks
 COLORS = {"Pretrain": "#8a8f98", "SFT": "#b7791f", "Reward model": "#8b5fbf", "PPO": "#1a9486"}
 STATE_WORDS = {
     "queued": "is about to start",
@@ -153,10 +158,16 @@ def _start_form(context: Context) -> dict[str, Any]:
 
 
 def _plots() -> list[gr.LinePlot]:
+    plots = _rows_of_plots(CURVES[:FIRST])
+    with gr.Accordion("More about PPO", open=False, elem_classes="pawl-fold"):
+        return plots + _rows_of_plots(CURVES[FIRST:])
+
+
+def _rows_of_plots(curves: tuple[tuple[str, str, tuple[str, ...]], ...]) -> list[gr.LinePlot]:
     plots = []
-    for pair in (CURVES[:2], CURVES[2:]):
+    for start in range(0, len(curves), 2):
         with gr.Row():
-            plots += [_plot(title) for title, _, _ in pair]
+            plots += [_plot(title) for title, _, _ in curves[start : start + 2]]
     return plots
 
 

@@ -116,7 +116,15 @@ def finished_cycle(app_server):
         (
             "ppo",
             25,
-            lambda n: {"reward": -1 + n / 8 + 0.2 * (n % 3), "kl": n / 5 + 0.3 * (n % 2), "length": 40 - n / 2},
+            lambda n: {
+                "reward": -1 + n / 8 + 0.2 * (n % 3),
+                "kl": n / 5 + 0.3 * (n % 2),
+                "length": 40 - n / 2,
+                "ended": 0.8 + n / 200,
+                "entropy": 3 - n / 20,
+                "clip_fraction": 0.1 + 0.02 * (n % 3),
+                "explained_variance": n / 30,
+            },
         ),
     ):
         run = RunFolder.create(runs, stage, {})
@@ -149,6 +157,9 @@ def test_training_shows_curves_samples_and_why_a_cycle_failed(page_as, screensho
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
     expect(page.locator(".vega-embed")).to_have_count(4)
     screenshot(page, "training-failed")
+    page.get_by_role("button", name="More about PPO").click()
+    expect(page.locator(".vega-embed:visible")).to_have_count(8)
+    screenshot(page, "training-more")
 
     ppo = RunFolder(finished_cycle.path.parent / finished_cycle.state()["stages"][-1]["run"])
     finished_cycle.update(progress=0.7)

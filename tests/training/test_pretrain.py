@@ -168,6 +168,7 @@ def test_a_run_ends_when_its_time_is_over(text, workspace):
 def test_sigterm_ends_the_command_with_143_and_resume_finishes_it(text, workspace):
     command = [sys.executable, "-m", "training", "pretrain", "--workspace", str(workspace.root)]
     sizes = ["--vocab-size", "300", "--batch-size", "2", "--block", "16", "--steps", "400", "--save-every", "1000"]
+    sizes += ["--minutes", "30"]  # the preset's two would end it early on a busy machine
     run = RunFolder(workspace.runs / "pretrain-0001")
     child = subprocess.Popen([*command, *sizes, "--text", str(text)], env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:
