@@ -9,6 +9,7 @@ same response in several examples is learned by heart within an epoch (Ouyang et
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -41,8 +42,10 @@ class Ranked:
     responses: tuple[str, ...]
     sources: tuple[str, ...]
     ranks: tuple[int | None, ...]
+    ratings: tuple[float | None, ...]  # the mean of what the labeler rated of each, 1 to 7; None is not rated
     labeler: str
     label_id: str
+    weight: float = 1.0  # how much it counts, where the snapshot says so
 
 
 def demonstrations(snapshot: Snapshot, split: Split) -> list[Demonstrated]:
@@ -62,8 +65,10 @@ def rankings(snapshot: Snapshot, split: Split) -> list[Ranked]:
             responses=tuple(response["text"] for response in row["responses"]),
             sources=tuple(response["source"] for response in row["responses"]),
             ranks=tuple(row["ranks"]),
+            ratings=_ratings(row),
             labeler=row["labeler"],
             label_id=row["label_id"],
+            weight=_weight(row),
         )
         for row in snapshot.rows("rankings", split)
     ]
@@ -108,3 +113,14 @@ def require_enough(counts: Mapping[str, Any], stages: Sequence[str]) -> None:
 
 def _messages(rows: Iterable[Mapping[str, str]]) -> tuple[Message, ...]:
     return tuple(Message(row["role"], row["content"]) for row in rows)
+
+
+def _ratings(row: Mapping[str, Any]) -> tuple[float | None, ...]:
+    given = json.loads(row["ratings"] or "{}")
+    found = [list(given.get(response["id"], {}).values()) for response in row["responses"]]
+    return tuple(sum(values) / len(values) if values else None for values in found)
+
+
+def _weight(row: Mapping[str, Any]) -> float:
+    weight = row.get("weight")
+    return 1.0 if weight is None else float(weight)

@@ -4,11 +4,12 @@ Reads   the stage's Config from the command line, over the defaults of a preset;
 Writes  runs/<id>/: config.json, state.json, log.txt, and what the stage itself writes
 
 Exit 0: done. 1: failed, and state.json says why. 2: the command line is wrong. 143: stopped by SIGTERM, and the run
-can be resumed. `cycle` has more (cycle.py).
+can be resumed. `cycle` has more (cycle.py). torchrun has exit codes of its own: after it, state.json counts.
 
     python -m training sft --help
     python -m training sft --preset tiny --snapshot var/snapshots/3f9a12c0be77 --init pretrain-0001
     python -m training sft --resume sft-0003
+    torchrun --standalone --nproc-per-node 8 -m training sft --resume sft-0003
 """
 
 from __future__ import annotations
@@ -27,18 +28,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
+import tyro
+
 from data.errors import FeedbackError, InvalidInput, NotFound
 from data.runs import RunFolder
 from data.workspace import Workspace
 
 STAGES = ("pretrain", "sft", "reward", "ppo", "evaluate", "sample", "cycle")
+SEVERAL = ("pretrain", "sft")  # stages that several processes can share
 
 
 @dataclass(frozen=True)
 class Common:
     preset: str = "tiny"  # sets the defaults of the stage: tiny (two CPU cores) or small (one GPU)
     workspace: Path | None = None  # else $PAWL_WORKSPACE, else ./var
-    run: str | None = None  # id of the run; a new one by default
+    # torchrun takes --run for the beginning of an option of its own, hence the other name
+    run: Annotated[str | None, tyro.conf.arg(aliases=("--run-id",))] = None  # id of the run; a new one by default
     resume: str | None = None  # id of a run to go on with; its own configuration counts, not this command line's
 
 
@@ -49,19 +54,44 @@ def main(arguments: list[str]) -> int:
         print(f"{__doc__}\nStages: {', '.join(STAGES)}", file=sys.stdout if asked_for_help else sys.stderr)
         return 0 if asked_for_help else 2
     name, rest = arguments[0], arguments[1:]
+    if name != "cycle":  # its stages choose for themselves
+        take_one_gpu()
     prepare_process()
+    from training import parallel
+
     stage = importlib.import_module(f"training.{name}")
+    speaks = parallel.launched_as() == 0  # what all processes have to say is said once
     try:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise InvalidInput("Stages run in one process so far; start one with --nproc-per-node 1. Nothing was done.")
-        common, config = parse(name, stage.Config, rest)
-        workspace = Workspace.at(common.workspace)
-        run = open_run(workspace, name, common, {**dataclasses.asdict(config), "preset": common.preset})
+        with contextlib.nullcontext() if speaks else silence(sys.stdout, sys.stderr):
+            common, config, run = begin(name, stage.Config, rest)
     except FeedbackError as error:
-        print(error, file=sys.stderr)
+        if speaks:
+            print(error, file=sys.stderr)
         return 1
-    with log_to(run):
-        return execute(stage, config, run, workspace)
+    with log_to(run) if speaks else silence(sys.stdout):
+        code = execute(stage, config, run, Workspace.at(common.workspace))
+    if code != 1:
+        parallel.leave()
+    return code
+
+
+def begin(name: str, kind: type, arguments: list[str]) -> tuple[Common, Any, RunFolder]:
+    """The options, the stage's Config, and the run that is to be executed, which all processes share."""
+    from training import parallel
+
+    if parallel.launched() > 1 and name not in SEVERAL:
+        raise InvalidInput(f"{name} runs in one process. Start it without torchrun; nothing was done.")
+    common, config = parse(name, kind, arguments)
+    workspace = Workspace.at(common.workspace)
+    parallel.join()
+    asked = {**dataclasses.asdict(config), "preset": common.preset}
+    return common, config, parallel.joined_run(lambda: open_run(workspace, name, common, asked), workspace.runs)
+
+
+def take_one_gpu() -> None:
+    """Without a launcher, work on the first GPU in sight: Trainer would take all, and multiply the batch by them."""
+    if "LOCAL_RANK" not in os.environ:
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
 def prepare_process() -> None:
@@ -81,8 +111,6 @@ def prepare_process() -> None:
 
 def parse(name: str, kind: type, arguments: list[str]) -> tuple[Common, Any]:
     """The common options and the stage's Config. The command line wins over the preset, the preset over defaults."""
-    import tyro
-
     from training.presets import PRESETS
 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -114,8 +142,6 @@ def parse(name: str, kind: type, arguments: list[str]) -> tuple[Common, Any]:
 
 def _required(kind: type) -> dict[str, Any]:
     """What tyro must ask for: fields without a default."""
-    import tyro
-
     missing = dataclasses.MISSING
     fields = dataclasses.fields(kind)
     return {f.name: tyro.MISSING for f in fields if f.default is missing and f.default_factory is missing}
@@ -160,6 +186,7 @@ def open_run(workspace: Workspace, name: str, common: Common, config: dict[str, 
 
 def execute(stage: types.ModuleType, config: Any, run: RunFolder, workspace: Workspace) -> int:
     """Run the stage's `main` and write down how it ended."""
+    from training import parallel
     from training.metrics import Cancelled
 
     run.update(id=run.id, state="running", pid=os.getpid(), error=None)
@@ -169,17 +196,27 @@ def execute(stage: types.ModuleType, config: Any, run: RunFolder, workspace: Wor
         run.update(state="cancelled", error=f"Stopped. Go on with --resume {run.id}.")
         return Cancelled.exit_code
     except FeedbackError as error:
-        run.update(state="failed", error=str(error))
-        print(error, file=sys.stderr)
-        return 1
+        return fail(run, str(error))
     except KeyboardInterrupt:
         run.update(state="cancelled", error=f"Stopped. Go on with --resume {run.id}.")
         return Cancelled.exit_code
     except BaseException as error:  # whatever it was, the run's folder must say that it ended
-        run.update(state="failed", error=f"{type(error).__name__}: {error}")
-        traceback.print_exc()
-        return 1
+        if parallel.is_loss(error):
+            lost = "lost another process, which was killed or ran out of memory; the launcher's last lines name it."
+            return fail(run, f"{lost} Go on with --resume {run.id}. ({error})")
+        return fail(run, f"{type(error).__name__}: {error}", traceback.format_exc())
     return code or 0
+
+
+def fail(run: RunFolder, reason: str, trace: str = "") -> int:
+    """Write down why the run failed, in the words of the process that failed first; returns the exit code."""
+    from training import parallel
+
+    first, reason = parallel.first_failure(run, reason)
+    RunFolder(run.path).update(state="failed", error=reason)  # by each process: the last to write it says the same
+    if first:
+        print(trace or reason, file=sys.stderr)
+    return 1
 
 
 @contextlib.contextmanager
@@ -193,6 +230,16 @@ def log_to(run: RunFolder) -> Iterator[None]:
         copies = _Copied(sys.stdout, log), _Copied(sys.stderr, log)
         with contextlib.redirect_stdout(copies[0]), contextlib.redirect_stderr(copies[1]):
             yield
+
+
+@contextlib.contextmanager
+def silence(*streams: TextIO) -> Iterator[None]:
+    """Drop what is printed to these of the standard streams."""
+    with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
+        for stream in streams:
+            redirect = contextlib.redirect_stdout if stream is sys.stdout else contextlib.redirect_stderr
+            stack.enter_context(redirect(nowhere))
+        yield
 
 
 def _same_file(one: TextIO, other: TextIO) -> bool:

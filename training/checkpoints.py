@@ -22,16 +22,18 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
-from safetensors.torch import load_model, save_model
-from torch import nn
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.errors import NotFound
+from data.errors import InvalidInput, NotFound
 from data.runs import write_whole
 from data.workspace import Workspace
+from training import lora
 
 MANIFEST = "pawl.json"
 STATES_KEPT = 2
+TRAINABLE = ".trainable.safetensors"  # how the file of a module saved without its frozen parameters ends
 
 
 class Manifest(TypedDict):
@@ -64,7 +66,8 @@ def save(
 ) -> Path:
     """Write checkpoints/<run_id>/ and return it. `also` may put further files into the folder.
 
-    A reader sees no folder or a whole one. The same run saving again (resumed after a crash) replaces its own.
+    A reader sees no folder or a whole one. The same run saving again (resumed after a crash) replaces its own. Of a
+    model with a LoRA adapter the merged weights are written, so that it loads like any other.
     """
     manifest = Manifest(
         id=run_id,
@@ -79,7 +82,7 @@ def save(
     )
 
     def fill(folder: Path) -> None:
-        model.save_pretrained(folder)
+        lora.merged(model).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         if also is not None:
             also(folder)
@@ -178,16 +181,21 @@ def save_state(
     models: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
     extra: Mapping[str, Any],
+    only_trainable: bool = False,
 ) -> Path:
     """Save what a run needs to go on after `step`, under <run>/states/; the two newest are kept.
 
     `extra` is the caller's own JSON (KL coefficient, running means, how far the prompts are). The global random states
-    of torch, its accelerators and Python are saved too.
+    of torch, its accelerators and Python are saved too. With `only_trainable` frozen parameters are left out: the run
+    that goes on must load them from where it got them first.
     """
 
     def fill(folder: Path) -> None:
         for name, model in models.items():
-            save_model(model, str(folder / f"{name}.safetensors"))
+            if only_trainable:
+                save_file(_trainable(model), folder / f"{name}{TRAINABLE}")
+            else:
+                save_model(model, str(folder / f"{name}.safetensors"))
         torch.save({name: optimizer.state_dict() for name, optimizer in optimizers.items()}, folder / "optimizers.pt")
         torch.save(_random_states(), folder / "random.pt")
         (folder / "state.json").write_text(
@@ -206,13 +214,19 @@ def load_state(
     models: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
 ) -> tuple[int, dict[str, Any]] | None:
-    """Restore the newest state in place and return (step, extra); None when the run has none yet."""
+    """Restore the newest state in place and return (step, extra); None when the run has none yet.
+
+    Raises InvalidInput when it was saved of a model with other trainable weights.
+    """
     states = _states(run_path)
     if not states:
         return None
     folder = states[-1]
     for name, model in models.items():
-        load_model(model, str(folder / f"{name}.safetensors"))
+        if (folder / f"{name}{TRAINABLE}").is_file():
+            _load_trainable(model, folder / f"{name}{TRAINABLE}")
+        else:
+            load_model(model, str(folder / f"{name}.safetensors"))
     saved = torch.load(folder / "optimizers.pt", weights_only=True)
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict(saved[name])
@@ -221,6 +235,25 @@ def load_state(
     kind, numbers, gauss = state["python_random"]
     random.setstate((kind, tuple(numbers), gauss))
     return state["step"], state["extra"]
+
+
+def _trainable(module: nn.Module) -> dict[str, Tensor]:
+    """What training may change, by name: the parameters that are not frozen, and the buffers that are saved."""
+    kept = module.state_dict().keys()
+    learned = {name: weight.detach() for name, weight in module.named_parameters() if weight.requires_grad}
+    return learned | {name: buffer for name, buffer in module.named_buffers() if name in kept}
+
+
+def _load_trainable(module: nn.Module, path: Path) -> None:
+    """Put the saved tensors in the place of those of a module whose frozen parameters are there already."""
+    found, expected = load_file(path), _trainable(module)
+    if {name: tensor.shape for name, tensor in found.items()} != {name: t.shape for name, t in expected.items()}:
+        raise InvalidInput(
+            f"{path} holds {len(found)} trainable tensors, and the model has {len(expected)} of other names or shapes: "
+            "it was saved with other LoRA options. Nothing was changed; go on with the options of that run."
+        )
+    for name, tensor in found.items():
+        expected[name].copy_(tensor)
 
 
 def _states(run_path: Path) -> list[Path]:

@@ -19,6 +19,7 @@ import importlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ from training.metrics import Cancelled, stop_requested
 
 SHARE = {"freeze": 1, "pretrain": 12, "sft": 4, "reward": 4, "ppo": 10, "evaluate": 3, "sample": 2}  # of the time
 NOT_PROMOTED = 3
+PATIENT = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}  # seconds that torchrun gives a stage to save before it kills it
 GIVEN = {"snapshot", "init", "reference", "reward", "policy", "parent"}  # what a cycle tells its stages itself
 
 
@@ -45,7 +47,7 @@ class Config:
     stages: str = "sft,reward,ppo"  # which stages to train, with commas; pretrain,sft makes a first model
     base: str | None = None  # start SFT from this folder or hub id instead of the promoted model's own base
     override: tuple[str, ...] = ()  # stage.field=value, as in ppo.steps=10
-    launch: str = ""  # put before each training stage, as in "torchrun --nproc-per-node 8"
+    launch: str = ""  # put before each training stage, as in "torchrun --standalone --nproc-per-node 8"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -76,6 +78,21 @@ def options_of(stage: str) -> set[str]:
         return set()
     module = importlib.import_module(f"training.{stage}")
     return {field.name for field in dataclasses.fields(module.Config)} - GIVEN
+
+
+def launcher_of(launch: str) -> list[str]:
+    """The words before `-m training STAGE`: this Python, or the launcher, looked for beside this Python as well.
+
+    Raises:
+        InvalidInput: there is no such program.
+    """
+    if not launch:
+        return [sys.executable]
+    program, *options = shlex.split(launch)
+    found = shutil.which(program) or shutil.which(program, path=str(Path(sys.executable).parent))
+    if found is None:
+        raise InvalidInput(f"There is no program {program!r} to launch the stage with. Nothing was trained.")
+    return [found, *options]
 
 
 class StageFailed(FeedbackError):
@@ -137,14 +154,14 @@ class Cycle:
             self.note(stage, progress=1.0, checkpoint=run.state().get("checkpoint"))
             return run.id
         self.note(stage, run=run.id, state="running", progress=entry.get("progress", 0.0), checkpoint=None)
-        rest = ["--resume", run.id] if begun else ["--run", run.id, *arguments, *self.config.arguments(stage)]
-        launcher = shlex.split(self.config.launch) if stage in STAGES else []
-        python = [*launcher, "-m"] if launcher else [sys.executable, "-m"]  # torchrun -m training, python -m training
-        command = [*python, "training", stage]
+        rest = ["--resume", run.id] if begun else ["--run-id", run.id, *arguments, *self.config.arguments(stage)]
+        launcher = launcher_of(self.config.launch) if stage in STAGES else [sys.executable]
+        command = [*launcher, "-m", "training", stage]  # torchrun -m training, python -m training
         command += ["--preset", self.preset, "--workspace", str(self.workspace.root), *rest]
         print(f"{stage}: {shlex.join(command)}", flush=True)
+        run.update(state="queued", error=None)  # what is read there later is of this attempt
         with (run.path / "log.txt").open("ab") as log:
-            child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=PATIENT | os.environ)
             self._watch(stage, run, child)
         return run.id
 
@@ -162,10 +179,13 @@ class Cycle:
             if (progress := run.state().get("progress", 0.0)) != self.entry(stage).get("progress"):
                 self.note(stage, progress=progress)
             time.sleep(0.5)
-        if code in (Cancelled.exit_code, -signal.SIGTERM):
+        # A launcher of several processes has exit codes of its own: what the run says of itself counts as well.
+        state = run.state().get("state")
+        stopped = state == "cancelled" or (asked_to_stop and state in ("queued", "running"))
+        if code in (Cancelled.exit_code, -signal.SIGTERM) or (code and stopped):
             self.note(stage, state="cancelled")
             raise Cancelled
-        if code:
+        if code and state != "done":
             self.note(stage, state="failed")
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             reason = run.state().get("error") or run.log_tail(20)
@@ -248,6 +268,7 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> int:
     run.update(id=run.id, state="running", pid=os.getpid(), error=None)
     report(cycle)
     try:
+        launcher_of(config.launch)  # refused before anything is trained
         for step in cycle.steps():
             if stop_requested():
                 raise Cancelled

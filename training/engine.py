@@ -1,30 +1,35 @@
 """Sampling: responses of a transformers model to many prompts at once, with the log-probs of what was sampled.
 
-One decode loop for every stage. Prompts are padded on the left, keys and values are kept in a cache, a row leaves the
-batch as soon as its response has ended. There is no top-k and no top-p: a token is drawn from the whole softmax of
+One decode loop for every stage. There is no top-k and no top-p: a token is drawn from the whole softmax of
 logits / temperature, and its log-prob under that same distribution comes back, so that it equals the one of a later
-forward pass and the first ratio of PPO is 1.
+forward pass and the first ratio of PPO is 1. `largest_gap` measures how nearly.
 
-Each prompt and position has a random number of its own, drawn before decoding starts: the responses depend on the
-generator and the order of the prompts, not on the batch size or on when other rows end.
+Each distinct prompt goes through the model once, all but its last token, and its keys and values are copied to the
+slots of its responses (training/slots.py). A response that has ended leaves its slot to one that waits; when none
+waits, the batch shrinks.
+
+Each response and position has a random number of its own, drawn before decoding starts: the responses depend on the
+generator and the order of the prompts, not on the batch size, on shared prompts or on when other responses end. (But
+for rounding, which batch shapes change: it tips one token in a million in fp32, some in a thousand in bf16.)
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
-from training.model import positions_of
+from training.slots import CPU, CUDA, Plan, Slots, Start
 
 
 @dataclass(frozen=True)
 class Samples:
-    """One response per prompt, in the order of the prompts."""
+    """The responses, in the order of the prompts, a prompt's own one after the other."""
 
     response_ids: list[list[int]]  # the end-of-sequence token is the last one where the response ended
     logprobs: list[list[float]]  # of each response token, at the sampling temperature
@@ -41,39 +46,66 @@ def generator_at(seed: int, *where: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
 
 
+@torch.inference_mode()
 def sample(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     *,
+    samples: int = 1,
     max_new_tokens: int,
     temperature: float,
     eos_id: int,
     pad_id: int,
     generator: torch.Generator,
     batch_size: int,
+    plan: Plan | None = None,
 ) -> Samples:
-    """One response to each prompt (token ids, none empty). `generator` lives on the CPU.
+    """`samples` responses to each prompt (token ids, none empty), at most `batch_size` of them in the making at once.
+
+    `generator` lives on the CPU. A temperature of 0 takes the likeliest token each time; its log-prob is then that at
+    temperature 1. The model computes in its own dtype, or that of an autocast around the call; log-probs are fp32.
+    `plan` is the device's own unless given.
 
     Raises:
         ValueError: the model is in training mode (dropout would make the log-probs wrong), pad is eos (a response
-            could not be told from its padding), or the temperature is not above 0.
+            could not be told from its padding), the temperature is below 0, a prompt is empty or has no room for a
+            response in the model's positions, or the model's layers keep more than keys and values.
     """
-    if model.training:
-        raise ValueError("The model is in training mode: call model.eval() first, so that dropout is off.")
-    if pad_id == eos_id:
-        raise ValueError(f"pad_id and eos_id are both {pad_id}; give the tokenizer a padding token of its own.")
-    if temperature <= 0:
-        raise ValueError(f"temperature is {temperature}; it must be above 0.")
-    uniforms = torch.rand(len(prompts), max_new_tokens, generator=generator, dtype=torch.float64)
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding within a batch
-    response_ids: list[list[int]] = [[] for _ in prompts]
-    logprobs: list[list[float]] = [[] for _ in prompts]
-    for start in range(0, len(prompts), batch_size):
-        rows = by_length[start : start + batch_size]
-        decoded = _decode(model, [prompts[i] for i in rows], uniforms[rows], temperature, eos_id, pad_id)
-        for i, length, tokens, values in zip(rows, *(part.tolist() for part in decoded), strict=True):
-            response_ids[i], logprobs[i] = tokens[:length], values[:length]
-    return Samples(response_ids, logprobs, [ids[-1] == eos_id for ids in response_ids])
+    _refuse(model, prompts, max_new_tokens, temperature, eos_id, pad_id)
+    count = len(prompts) * samples
+    uniforms = torch.zeros(count, max_new_tokens, dtype=torch.float64)
+    if temperature > 0:
+        uniforms = torch.rand(count, max_new_tokens, generator=generator, dtype=torch.float64)
+    wanted: dict[tuple[int, ...], list[int]] = {}  # the responses to each distinct prompt
+    for i, prompt in enumerate(prompts):
+        wanted.setdefault(tuple(prompt), []).extend(range(i * samples, (i + 1) * samples))
+    slots = Slots(
+        model,
+        uniforms,
+        min(batch_size, count),
+        plan=plan or (CUDA if model.device.type == "cuda" else CPU),
+        temperature=temperature,
+        eos_id=eos_id,
+        pad_id=pad_id,
+    )
+    _decode(slots, wanted)
+    tokens, logprobs = slots.results()
+    lengths = [row.index(eos_id) + 1 if eos_id in row else max_new_tokens for row in tokens]
+    return Samples(
+        response_ids=[row[:length] for row, length in zip(tokens, lengths, strict=True)],
+        logprobs=[row[:length] for row, length in zip(logprobs, lengths, strict=True)],
+        ended=[eos_id in row for row in tokens],
+    )
+
+
+def largest_gap(logprobs: Tensor, recomputed: Tensor, is_response: Tensor) -> float:
+    """The largest |difference| over response tokens between the engine's log-probs and those of a trainer's forward.
+
+    All (batch, tokens). Where it is above 1e-2 the engine computes something else than the trainer, and the recomputed
+    log-probs are the ones to learn from. A log-prob that is not a number counts as infinitely far.
+    """
+    gaps = (logprobs.float() - recomputed.float()).abs()[is_response]
+    return gaps.nan_to_num(nan=float("inf")).max().item() if len(gaps) else 0.0
 
 
 def padded_left(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -87,52 +119,81 @@ def padded_left(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.d
     return ids.to(device), is_token.to(device)
 
 
-@torch.inference_mode()
-def _decode(
-    model: PreTrainedModel,
-    prompts: list[Sequence[int]],
-    uniforms: Tensor,
-    temperature: float,
-    eos_id: int,
-    pad_id: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Lengths (n,), tokens (n, steps) and log-probs (n, steps) of one batch; uniforms is (n, steps)."""
-    ids, is_token = padded_left(prompts, pad_id, model.device)
-    uniforms = uniforms.to(model.device)
-    tokens = torch.full(uniforms.shape, pad_id, device=model.device)
-    logprobs = torch.zeros(uniforms.shape, device=model.device)
-    lengths = torch.full((len(prompts),), uniforms.shape[1], device=model.device)
-    rows = torch.arange(len(prompts), device=model.device)  # which prompt each row of the running batch answers
-    cache, position_ids = DynamicCache(config=model.config), positions_of(is_token)
-    for step in range(uniforms.shape[1]):
-        output = model(
-            input_ids=ids,
-            attention_mask=is_token.long(),
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
+def _refuse(model, prompts, max_new_tokens: int, temperature: float, eos_id: int, pad_id: int) -> None:
+    """Raise the ValueErrors of `sample`."""
+    if model.training:
+        raise ValueError("The model is in training mode: call model.eval() first, so that dropout is off.")
+    if pad_id == eos_id:
+        raise ValueError(f"pad_id and eos_id are both {pad_id}; give the tokenizer a padding token of its own.")
+    if temperature < 0:
+        raise ValueError(f"temperature is {temperature}; it must be 0 (the likeliest token) or above.")
+    config = model.config.get_text_config()
+    if others := set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
+        raise ValueError(f"{type(model).__name__} has layers of {sorted(others)}; only attention can be sampled from.")
+    if config._attn_implementation not in ("sdpa", "eager"):
+        raise ValueError(
+            f"The model's attention is {config._attn_implementation}, which takes no mask per row; load it with "
+            'attn_implementation="sdpa".'
         )
-        distribution = (output.logits[:, -1].float() / temperature).log_softmax(-1)
-        chosen = _draw(distribution, uniforms[rows, step])
-        tokens[rows, step] = chosen
-        logprobs[rows, step] = distribution.gather(1, chosen[:, None]).squeeze(1)
-        goes_on = chosen != eos_id
-        lengths[rows[~goes_on]] = step + 1
-        if not goes_on.any():
-            break
-        if not goes_on.all():
-            staying = goes_on.nonzero().squeeze(1)
-            cache.batch_select_indices(staying)
-            rows, chosen = rows[staying], chosen[staying]
-            is_token, position_ids = is_token[staying], position_ids[staying]
-        ids, position_ids = chosen[:, None], position_ids[:, -1:] + 1
-        is_token = torch.cat([is_token, is_token.new_ones(len(rows), 1)], 1)
-    return lengths, tokens, logprobs
+    limit = getattr(config, "max_position_embeddings", None)
+    for i, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise ValueError(f"Prompt {i} is empty; a response starts from at least one token.")
+        if limit and len(prompt) + max_new_tokens > limit:
+            raise ValueError(
+                f"Prompt {i} has {len(prompt)} tokens: with max_new_tokens {max_new_tokens} that is "
+                f"{len(prompt) + max_new_tokens}, and the model has {limit} positions. Leave the prompt out, or lower "
+                "max_new_tokens."
+            )
 
 
-def _draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
-    """One token per row by inverting the distribution function; logprobs (n, vocabulary), uniforms (n,) in [0, 1)."""
-    cumulative = logprobs.double().exp().cumsum(-1)
-    threshold = uniforms[:, None] * cumulative[:, -1:]  # times the sum, which rounding leaves a little off 1
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logprobs.shape[-1] - 1)
+def _decode(slots: Slots, wanted: dict[tuple[int, ...], list[int]]) -> None:
+    """Make every response: fill the free slots, step, and again until none waits and none is in the making."""
+    waiting = deque(sorted(wanted.items(), key=lambda item: len(item[0])))  # little padding in a prefill
+    ready: deque[Start] = deque()  # their prompts are in `prefilled`
+    prefilled: Cache | None = None
+    while True:
+        free = slots.free()
+        left = len(ready) + sum(len(responses) for _, responses in waiting)
+        if len(free) >= min(left, max(1, slots.size * slots.plan.refill)):
+            while free and (ready or waiting):
+                if not ready:
+                    prefilled, ready = _prefill(slots, waiting, len(free))
+                starts = [ready.popleft() for _ in range(min(len(free), len(ready)))]
+                slots.place(starts, free[: len(starts)], prefilled)
+                free = free[len(starts) :]
+        if len(free) == slots.size:
+            return
+        slots.advance(shrink=not ready and not waiting)
+
+
+def _prefill(
+    slots: Slots, waiting: deque[tuple[tuple[int, ...], list[int]]], free: int
+) -> tuple[Cache | None, deque[Start]]:
+    """Keys and values of the next prompts, all but their last tokens, and the responses that they are for.
+
+    As many prompts as fill the free slots, but no more than `plan.prefill_tokens` tokens and at least one prompt. None:
+    all have but one token.
+    """
+    chunk: list[tuple[int, ...]] = []
+    ready: deque[Start] = deque()
+    most = slots.plan.prefill_tokens
+    while waiting and len(ready) < free and (not chunk or (len(chunk) + 1) * len(waiting[0][0]) <= most):
+        prompt, responses = waiting.popleft()
+        ready.extend(Start(len(chunk), prompt, response) for response in responses)
+        chunk.append(prompt)
+    width = max(map(len, chunk)) - 1
+    if width == 0:
+        return None, ready
+    # Padding stands on the right, behind every token that looks back, and is written over before it comes into view.
+    ids = torch.tensor([[*prompt[:-1], *[slots.pad_id] * (width + 1 - len(prompt))] for prompt in chunk])
+    cache = DynamicCache()
+    slots.model(
+        input_ids=ids.to(slots.device),
+        attention_mask=torch.ones_like(ids).to(slots.device),
+        position_ids=torch.arange(width, device=slots.device)[None],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return cache, ready

@@ -1,21 +1,33 @@
 """Evaluation: is the new policy better than the one before it, and what did it cost?
 
-Reads   a snapshot's held-out prompts, which no stage trains on; the new policy, its parent, a reward model
+Reads   a snapshot's held-out prompts, which no stage trains on; the new policy, its parent, a reward model, perhaps
+        a second one as the judge
 Writes  the run's state: "metrics", "verdict" (promoted or rejected) and "reason" in words; no checkpoint
 
 Both policies answer every held-out prompt several times. The win rate is the share of pairs (one response of each, same
 prompt) in which the reward model scores the new policy's higher, ties counting half; its 95 % interval is a bootstrap
-over prompts, since responses to one prompt are not independent. Beside it: KL to the parent in nats per response,
-length, share of responses that came to an end, distinct bigrams, and bits per byte of held-out text before and after
-(the alignment tax). Promoted if the interval lies above one half and nothing that was paid is over its limit.
+over prompts, since responses to one prompt are not independent. Beside it: the win rate among pairs of like length, KL
+to the parent in nats per response, length, share of responses that came to an end, distinct bigrams, and bits per byte
+of held-out text before and after (the alignment tax). Promoted if the interval lies above one half and nothing that was
+paid is over its limit.
+
+A reward model that judges the policy trained on it also rewards its own mistakes (Gao et al. 2022). With `judge`,
+another reward checkpoint (trained with another seed, better on other labels) decides every win rate, the reward model's
+own is reported as `proxy_win_rate`, and a gain that only the reward model sees is warned of.
+
+Best-of-n is what the reward model achieves without training: of n responses of the parent it picks the one it scores
+highest, which is at most log n - (n - 1)/n nats from the parent (Beirami et al. 2024). Judged by that same reward
+model it wins n/(n + 1) against one response whatever the model is worth; how the policy fares against it, and what a
+second judge says of both, are the numbers that tell.
 
     python -m training evaluate --snapshot var/snapshots/3f9a12c0be77d2a1 --policy ppo-0001 --parent sft-0001 \
-        --reward reward-0001
+        --reward reward-0001 --judge reward-0002 --best-of 16
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +47,7 @@ from training.model import load_policy, load_scalar
 from training.rollouts import Sampled, Sampling, logprobs, sample, scores
 
 RESAMPLES = 2000  # of the bootstrap
+LIKE = 0.1  # lengths are alike when they differ by no more than this share of the longer one
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,9 @@ class Config:
     snapshot: Path  # whose held-out prompts are answered
     policy: str  # the new checkpoint
     parent: str  # the checkpoint it must beat
-    reward: str  # reward checkpoint that judges
+    reward: str  # reward checkpoint that the policy was trained on; it judges when no other does
+    judge: str | None = None  # another reward checkpoint, to decide all win rates
+    best_of: int = 0  # compare with the best of so many of the parent's responses; 0: not
     base: str | None = None  # what bits per byte are compared with; the parent by default
     samples: int = 8  # responses to each prompt, of each of the two
     max_new_tokens: int = 128  # a response without end by then is cut off
@@ -58,6 +73,21 @@ class Config:
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ValueError(f"samples is {self.samples}; it must be 1 or more.")
+        if self.best_of < 0 or self.best_of == 1:
+            raise ValueError(f"best_of is {self.best_of}; it must be 2 or more, or 0 for none.")
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Who scores responses: the reward model, and who decides. They are the same without a second judge."""
+
+    reward: PreTrainedModel
+    judge: PreTrainedModel
+    tokens: PreTrainedTokenizerBase
+
+    @property
+    def independent(self) -> bool:
+        return self.judge is not self.reward
 
 
 @dataclass(frozen=True)
@@ -66,12 +96,18 @@ class Answers:
 
     sampled: Sampled  # P * n rows, a prompt's n one after the other
     texts: list[str]
-    scores: Tensor  # (P, n)
+    scores: Tensor  # (P, n) of the reward model
+    judged: Tensor  # (P, n) of the judge; the same without a second one
+
+    @property
+    def lengths(self) -> Tensor:
+        """(P, n) tokens of each response."""
+        return self.sampled.is_response.sum(1).view(self.scores.shape).float()
 
 
 def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     """Measure and judge."""
-    progress = Progress(run, "evaluate", 4)
+    progress = Progress(run, "evaluate", 5 if config.best_of else 4)
     metrics = measure(config, workspace, progress)
     policy, parent = (
         checkpoints.name_of(checkpoints.resolve(name, workspace), name) for name in (config.policy, config.parent)
@@ -84,26 +120,26 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     print(f"evaluate: {verdict}. {reason}", flush=True)
 
 
-def measure(config: Config, workspace: Workspace, progress: Progress) -> dict[str, float | None]:
+def measure(config: Config, workspace: Workspace, progress: Progress) -> dict[str, float | str | None]:
     """Every number of the verdict.
 
     Raises:
-        InvalidInput: there is no held-out prompt, or the reward model has another vocabulary.
+        InvalidInput: there is no held-out prompt, or the reward model or judge has another vocabulary.
         Cancelled: SIGTERM came; a resumed run starts over.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    paths = {
-        name: checkpoints.resolve(given, workspace)
-        for name, given in (("policy", config.policy), ("parent", config.parent), ("reward", config.reward))
-    }
+    given = {"policy": config.policy, "parent": config.parent, "reward": config.reward, "judge": config.judge}
+    paths = {name: checkpoints.resolve(called, workspace) for name, called in given.items() if called is not None}
     tokens = shared_tokenizer(paths)
     prompts = heldout_prompts(config, tokens)
     reward_model = load_scalar(paths["reward"]).to(device).eval()
+    judge = load_scalar(paths["judge"]).to(device).eval() if "judge" in paths else reward_model
+    judges = Judges(reward_model, judge, tokens)
     policy = load_policy(paths["policy"], tokens).to(device).eval()
     parent = load_policy(paths["parent"], tokens).to(device).eval()
-    new = answer(policy, reward_model, tokens, prompts, config, "policy")
+    new = answer(policy, judges, prompts, config, "policy")
     step_done(progress, 1)
-    old = answer(parent, reward_model, tokens, prompts, config, "parent")
+    old = answer(parent, judges, prompts, config, "parent")
     step_done(progress, 2)
     ratio = new.sampled.old_logprobs - logprobs(
         parent, new.sampled, temperature=config.temperature, microbatch=config.microbatch
@@ -114,6 +150,12 @@ def measure(config: Config, workspace: Workspace, progress: Progress) -> dict[st
     metrics = compare(new, old, config) | {"kl": ratio.sum(1).mean().item()}
     metrics |= tax(policy, base, tokens, tokenizer.load(base_path), paths["policy"], workspace)
     step_done(progress, 4)
+    if judges.independent:
+        metrics |= proxy_metrics(new, old, metrics, config) | {"judge_accuracy": accuracy_of(paths["judge"])}
+    if config.best_of:
+        candidates = answer(parent, judges, prompts, config, "best-of", samples=config.best_of)
+        metrics |= compare_best_of(candidates, new, old, config)
+        step_done(progress, 5)
     return metrics | {"reward_accuracy": accuracy_of(paths["reward"])}
 
 
@@ -132,12 +174,12 @@ def step_done(progress: Progress, step: int) -> None:
 
 
 def shared_tokenizer(paths: dict[str, Path]) -> PreTrainedTokenizerBase:
-    """The policy's tokenizer, which parent and reward model must share."""
+    """The policy's tokenizer, which parent, reward model and judge must share."""
     tokens = tokenizer.load(paths["policy"])
-    for name in ("parent", "reward"):
-        if tokenizer.load(paths[name]).get_vocab() != tokens.get_vocab():
+    for name, path in paths.items():
+        if name != "policy" and tokenizer.load(path).get_vocab() != tokens.get_vocab():
             raise InvalidInput(
-                f"The {name} model {paths[name].name} has another vocabulary than the policy {paths['policy'].name}."
+                f"The {name} model {path.name} has another vocabulary than the policy {paths['policy'].name}."
             )
     return tokens
 
@@ -157,31 +199,34 @@ def heldout_prompts(config: Config, tokens: PreTrainedTokenizerBase) -> list[lis
 
 def answer(
     policy: PreTrainedModel,
-    reward_model: PreTrainedModel,
-    tokens: PreTrainedTokenizerBase,
+    judges: Judges,
     prompts: list[list[int]],
     config: Config,
     name: str,
+    *,
+    samples: int | None = None,
 ) -> Answers:
-    """Answer every prompt `config.samples` times and score the responses."""
-    repeated = [ids for ids in prompts for _ in range(config.samples)]
+    """Answer every prompt `samples` times (`config.samples` by default) and score the responses."""
+    count = samples or config.samples
+    repeated = [ids for ids in prompts for _ in range(count)]
     sampling = Sampling(config.max_new_tokens, config.temperature, config.batch_size)
-    sampled = sample(policy, tokens, repeated, sampling, generator_at(config.seed, "evaluate", name))
-    texts = sampled.texts(tokens)
-    found = scores(reward_model, tokens, repeated, texts, microbatch=config.microbatch)
-    return Answers(sampled, texts, found.view(len(prompts), config.samples))
+    sampled = sample(policy, judges.tokens, repeated, sampling, generator_at(config.seed, "evaluate", name))
+    texts = sampled.texts(judges.tokens)
+
+    def scored(model: PreTrainedModel) -> Tensor:
+        return scores(model, judges.tokens, repeated, texts, microbatch=config.microbatch).view(len(prompts), count)
+
+    by_reward = scored(judges.reward)
+    return Answers(sampled, texts, by_reward, scored(judges.judge) if judges.independent else by_reward)
 
 
-def compare(new: Answers, old: Answers, config: Config) -> dict[str, float]:
+def compare(new: Answers, old: Answers, config: Config) -> dict[str, float | None]:
     """What two sets of answers to the same prompts say of each other."""
-    per_prompt = win_rates(new.scores, old.scores)
-    low, high = bootstrap_interval(per_prompt, generator_at(config.seed, "bootstrap"))
-    lengths = [answers.sampled.is_response.sum(1).float().mean().item() for answers in (new, old)]
+    lengths = [answers.lengths.mean().item() for answers in (new, old)]
     return {
-        "win_rate": per_prompt.mean().item(),
-        "win_rate_low": low,
-        "win_rate_high": high,
-        "prompts": len(per_prompt),
+        **with_interval("win_rate", win_rates(new.judged, old.judged), config),
+        **like_length(new, old),
+        "prompts": len(new.scores),
         "samples": config.samples,
         "score": new.scores.mean().item(),
         "parent_score": old.scores.mean().item(),
@@ -194,13 +239,78 @@ def compare(new: Answers, old: Answers, config: Config) -> dict[str, float]:
     }
 
 
+def with_interval(name: str, per_prompt: Tensor, config: Config) -> dict[str, float]:
+    """The mean of (P,) win rates by this name, and its 95 % interval as <name>_low and <name>_high."""
+    low, high = bootstrap_interval(per_prompt, generator_at(config.seed, "bootstrap"))
+    return {name: per_prompt.mean().item(), f"{name}_low": low, f"{name}_high": high}
+
+
+def like_length(new: Answers, old: Answers) -> dict[str, float | None]:
+    """The win rate among pairs of responses of like length, which no preference for length can win, and their share.
+
+    The mean over the prompts that have such a pair; None where no prompt has.
+    """
+    one, other = new.lengths[:, :, None], old.lengths[:, None, :]
+    alike = (one - other).abs() <= LIKE * torch.maximum(one, other)
+    pairs = alike.sum((1, 2))
+    won = (wins(new.judged, old.judged) * alike).sum((1, 2))[pairs > 0] / pairs[pairs > 0]
+    return {
+        "win_rate_like_length": won.mean().item() if len(won) else None,
+        "like_length": alike.float().mean().item(),
+    }
+
+
+def proxy_metrics(
+    new: Answers, old: Answers, metrics: dict[str, float | None], config: Config
+) -> dict[str, float | str | None]:
+    """What the reward model itself says where another judge decides, and a warning where only it sees a gain.
+
+    A gain of the reward model's that the judge's interval does not confirm is the first sign of over-optimisation
+    (Gao et al. 2022): it comes before the judge prefers the parent.
+    """
+    proxy = with_interval("proxy_win_rate", win_rates(new.scores, old.scores), config)
+    rose, confirmed = proxy["proxy_win_rate_low"] > 0.5, metrics["win_rate_low"] > 0.5
+    warning = None
+    if rose and not confirmed:
+        warning = (
+            f"Over-optimised: the policy wins {percent(proxy['proxy_win_rate'])} by the reward model it learned from "
+            f"and {percent(metrics['win_rate'])} by the judge. Stop earlier, raise kl_coef, or collect labels on its "
+            "responses and train the reward model anew"
+        )
+    return {
+        **proxy,
+        "judge_score": new.judged.mean().item(),
+        "parent_judge_score": old.judged.mean().item(),
+        "warning": warning,
+    }
+
+
+def compare_best_of(candidates: Answers, new: Answers, old: Answers, config: Config) -> dict[str, float]:
+    """How the response that the reward model picks among a prompt's candidates, all of the parent, fares."""
+    count = candidates.scores.shape[1]
+    picked = candidates.scores.argmax(1, keepdim=True)
+    best = candidates.judged.gather(1, picked)
+    return {
+        "best_of": count,
+        "best_of_kl_bound": math.log(count) - (count - 1) / count,
+        **with_interval("best_of_win_rate", win_rates(best, old.judged), config),
+        **with_interval("win_rate_over_best_of", win_rates(new.judged, best), config),
+        "best_of_length_ratio": (candidates.lengths.gather(1, picked).mean() / old.lengths.mean()).item(),
+    }
+
+
 def win_rates(new: Tensor, old: Tensor) -> Tensor:
     """(P,) for each prompt, the share of pairs in which the new score is higher; a tie is half a win.
 
     new (P, n) and old (P, m) are scores of independent responses: all n * m pairs of a prompt count.
     """
+    return wins(new, old).mean((1, 2))
+
+
+def wins(new: Tensor, old: Tensor) -> Tensor:
+    """(P, n, m) for each pair of responses to a prompt: 1 where the new score is higher, 0.5 where they are equal."""
     margins = new[:, :, None] - old[:, None, :]
-    return ((margins > 0).float() + 0.5 * (margins == 0).float()).mean((1, 2))
+    return (margins > 0).float() + 0.5 * (margins == 0).float()
 
 
 def bootstrap_interval(per_prompt: Tensor, generator: torch.Generator) -> tuple[float, float]:
@@ -251,19 +361,30 @@ def objections_to(metrics: dict[str, float | None], config: Config) -> list[str]
     return [words for broken, words in rules if broken]
 
 
-def reason_of(policy: str, parent: str, metrics: dict[str, float | None], objections: list[str]) -> str:
+def reason_of(policy: str, parent: str, metrics: dict[str, float | str | None], objections: list[str]) -> str:
     """The verdict in words."""
     low, high = percent(metrics["win_rate_low"]), percent(metrics["win_rate_high"])
-    accuracy = metrics["reward_accuracy"]
-    judge = (
+    second = "judge_accuracy" in metrics
+    accuracy = metrics["judge_accuracy"] if second else metrics["reward_accuracy"]
+    who = "a second reward model" if second else "its own reward model"
+    how_good = (
         "never measured on held-out labels" if accuracy is None else f"right on {percent(accuracy)} of held-out pairs"
     )
-    measured = (
+    sentences = [
         f"{policy} wins {percent(metrics['win_rate'])} against {parent} on {metrics['prompts']:.0f} held-out prompts "
-        f"(95 % interval {low} to {high}, judged by the reward model, {judge}), at {metrics['kl']:.1f} nats, "
+        f"(95 % interval {low} to {high}, judged by {who}, {how_good}), at {metrics['kl']:.1f} nats, "
         f"{metrics['length_ratio']:.2f} times the length and {metrics['tax'] * 100:+.1f} % bits per byte."
-    )
-    return measured if not objections else f"{measured} Not promoted: {'; '.join(objections)}."
+    ]
+    if "best_of" in metrics:
+        sentences.append(
+            f"It wins {percent(metrics['win_rate_over_best_of'])} against the best of {metrics['best_of']} responses "
+            f"of {parent}, which wins {percent(metrics['best_of_win_rate'])} at {metrics['best_of_kl_bound']:.1f} nats."
+        )
+    if metrics.get("warning"):
+        sentences.append(f"{metrics['warning']}.")
+    if objections:
+        sentences.append(f"Not promoted: {'; '.join(objections)}.")
+    return " ".join(sentences)
 
 
 def percent(share: float) -> str:

@@ -1,14 +1,9 @@
-"""What the stages minimise: pure functions of tensors, a mask named by what True means.
-
-pairwise_ranking_loss                        the reward model
-clipped_policy_loss, clipped_value_loss      PPO
-"""
+"""What PPO minimises, and how far that moved it: pure functions of tensors, a mask named by what True means."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 
 def masked_mean(values: Tensor, where: Tensor) -> Tensor:
@@ -16,50 +11,36 @@ def masked_mean(values: Tensor, where: Tensor) -> Tensor:
     return values.masked_fill(~where, 0).sum() / where.sum().clamp(min=1)
 
 
-def decided_pairs(ranks: Tensor) -> Tensor:
-    """Which response beat which: (rankings, K, K) bool, True at [r, i, j] where i was ranked better than j.
-
-    ranks is (rankings, K) of integers: 1 is best, equal is a tie, 0 is a response without a rank (unrankable, or
-    padding of a ranking with fewer than K). Ties and responses without a rank give no pair.
-    """
-    has_rank = ranks > 0
-    return (ranks[:, :, None] < ranks[:, None, :]) & has_rank[:, :, None] & has_rank[:, None, :]
-
-
-def pairwise_ranking_loss(scores: Tensor, ranks: Tensor) -> Tensor:
-    """-log sigmoid(better - worse), the mean over a ranking's decided pairs, then the mean over rankings. A scalar.
-
-    scores and ranks are (rankings, K), ranks as in `decided_pairs`. All K(K-1)/2 pairs of one ranking are one batch
-    element: shuffled one by one into a data set, each response would be fitted K-1 times in an epoch
-    (Ouyang et al. 2022, section 3.5). A ranking without a decided pair counts for nothing.
-    """
-    pairs = decided_pairs(ranks)
-    margins = scores[:, :, None] - scores[:, None, :]
-    per_ranking = (-logsigmoid(margins) * pairs).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
-    return masked_mean(per_ranking, pairs.any(2).any(1))
-
-
-def pairs_right(scores: Tensor, ranks: Tensor) -> Tensor:
-    """How many decided pairs of each ranking the scores order as the labeler did; equal scores are half right.
-
-    scores and ranks (rankings, K); returns (rankings,) of floats, to be divided by the number of decided pairs.
-    """
-    margins = scores[:, :, None] - scores[:, None, :]
-    return ((margins > 0) + 0.5 * (margins == 0)).mul(decided_pairs(ranks)).sum((1, 2))
-
-
 def clipped_policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, is_response: Tensor, *, clip: float
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    is_response: Tensor,
+    *,
+    clip: float,
+    dual_clip: float | None = None,
 ) -> Tensor:
     """PPO's pessimistic surrogate, averaged over response tokens only.
 
     All (batch, tokens); is_response is True where the policy chose the token.
-    max(-A * ratio, -A * clamp(ratio, 1 - clip, 1 + clip)), Schulman et al. 2017, eq. 7.
+    max(-A * ratio, -A * clamp(ratio, 1 - clip, 1 + clip)), Schulman et al. 2017, eq. 7. With `dual_clip`, at most
+    -A * dual_clip where A is negative: a ratio that ran away counts no more than that (Ye et al. 2020).
     """
     # Outside the response both sides are set to 0, so that padding can never overflow the exponential.
     ratio = (logprobs - old_logprobs).masked_fill(~is_response, 0).exp()
     loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip))
+    if dual_clip is not None:
+        loss = torch.where(advantages < 0, torch.minimum(loss, -advantages * dual_clip), loss)
     return masked_mean(loss, is_response)
+
+
+def update_kl(logprobs: Tensor, old_logprobs: Tensor, is_response: Tensor) -> Tensor:
+    """How far updates have moved the policy from the one that sampled, in nats per response token. A scalar.
+
+    All (batch, tokens). The mean of ratio - 1 - log ratio, an estimate that is never negative (Schulman 2020).
+    """
+    log_ratio = (logprobs - old_logprobs).masked_fill(~is_response, 0)
+    return masked_mean(log_ratio.exp() - 1 - log_ratio, is_response)
 
 
 def clipped_share(logprobs: Tensor, old_logprobs: Tensor, is_response: Tensor, *, clip: float) -> Tensor:

@@ -68,10 +68,10 @@ class Progress:
             flush=True,
         )
 
-    def at(self, step: int) -> None:
-        """Say how far the run is, without numbers; at most about twice a second, and always at the end."""
+    def at(self, step: int, *, always: bool = False) -> None:
+        """Say how far the run is, without numbers; at most about twice a second, unless `always` or at the end."""
         now = time.monotonic()
-        if now - self._said < 0.5 and step < self.steps:
+        if now - self._said < 0.5 and step < self.steps and not always:
             return
         self._said = now
         self.run.update(step=step, steps=self.steps, progress=round(min(1.0, step / max(1, self.steps)), 4))

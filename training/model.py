@@ -3,17 +3,22 @@
 Reads   checkpoint folders (safetensors only, never remote code)
 Writes  nothing; `checkpoints.save` stores models
 
-Every function takes an attention mask and derives positions from it, so padding may stand on either side. All
-architectures with rotary positions serve; learned positions (GPT-2) are right only because positions are passed.
+Functions that take an attention mask derive positions from it, so padding may stand on either side. All architectures
+with rotary positions serve; learned positions (GPT-2) are right only because positions are passed. Without a mask,
+padding stands on the right, where a causal model's real tokens never look; attention then takes its fastest way.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 from transformers import (
@@ -25,11 +30,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from training.tokenizer import separator_id
 
-# Logits held at once; beyond it they are made in slices, and made again in the backward pass. 2^26 fp32 are 256 MiB.
-MAX_LOGITS = 1 << 26
+# Logits held at once; beyond it they are made in slices, and made again in the backward pass. 2^24 fp32 are 64 MiB.
+MAX_LOGITS = 1 << 24
+# Configurations by these names rescale logits after the head, each family in its own way.
+RESCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +121,11 @@ def positions_of(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def token_values(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """(batch, tokens) the scalar head's number at every token; meaningless on padding."""
-    hidden = model.base_model(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        position_ids=positions_of(attention_mask),
-        use_cache=False,
-    ).last_hidden_state
-    return model.score(hidden).squeeze(-1).float()
+def token_values(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """(batch, tokens) the scalar head's number at every token, in fp32; meaningless on padding."""
+    hidden = model.base_model(**_inputs(input_ids, attention_mask)).last_hidden_state
+    with torch.autocast(hidden.device.type, enabled=False):  # bf16 would keep three digits of the number
+        return model.score(hidden.float()).squeeze(-1)
 
 
 def scores(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -131,60 +135,128 @@ def scores(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) ->
     return token_values(model, input_ids, attention_mask).gather(1, last).squeeze(1)
 
 
-def logprobs_of(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, temperature: float = 1.0) -> Tensor:
-    """(batch, tokens - 1) log-probability of each next token, `input_ids[:, 1:]`, in fp32.
+def logprobs_of(
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None, temperature: float = 1.0
+) -> Tensor:
+    """(batch, tokens - 1) log-probability of each next token, `input_ids[:, 1:]`, in fp32; see `logprobs_at`.
 
-    All logits are divided by `temperature` first, as at sampling (Ziegler et al. 2019). Meaningless where either token
-    is padding. Logits are made in slices over positions, so no fp32 (batch, tokens, vocabulary) copy is kept.
+    Meaningless where either token is padding.
     """
-    return _over_positions(model, input_ids, attention_mask, temperature, _logprobs)[0]
+    everywhere = torch.ones_like(input_ids, dtype=torch.bool)
+    return logprobs_at(model, input_ids, attention_mask, everywhere, temperature).view(len(input_ids), -1)
 
 
-def logprobs_and_entropy(
-    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, temperature: float = 1.0
+def logprobs_at(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    is_target: Tensor,
+    temperature: float = 1.0,
+) -> Tensor:
+    """(N,) log-probability, in fp32, of the N tokens where `is_target` is True, row after row.
+
+    input_ids, attention_mask and is_target are (batch, tokens); a row's first token follows nothing and never counts.
+    All logits are divided by `temperature` first, as at sampling (Ziegler et al. 2019). Logits are made for the N
+    positions alone, at most MAX_LOGITS at once, so that no (batch, tokens, vocabulary) tensor ever exists. (Models that
+    rescale their logits after the head are asked for those of the columns in which any row has a target.)
+    """
+    return _at(model, input_ids, attention_mask, is_target, temperature, _logprobs)[0]
+
+
+@torch.no_grad()
+def logprobs_and_entropy_at(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    is_target: Tensor,
+    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """`logprobs_of`, and (batch, tokens - 1) the entropy in nats of the distribution each token was drawn from."""
-    logprobs, entropy = _over_positions(model, input_ids, attention_mask, temperature, _logprobs_and_entropy)
+    """`logprobs_at`, and (N,) the entropy in nats of the distribution each of the tokens was drawn from."""
+    logprobs, entropy = _at(model, input_ids, attention_mask, is_target, temperature, _logprobs_and_entropy)
     return logprobs, entropy
 
 
-def _over_positions(model, input_ids, attention_mask, temperature, measure) -> tuple[Tensor, ...]:
-    """`measure(logits, targets)` for slices of positions, joined again along the positions."""
-    hidden, head = _hidden_and_head(model, input_ids, attention_mask)
-    targets = input_ids[:, 1:]
+@contextmanager
+def layers_recomputed(*models: PreTrainedModel) -> Iterator[None]:
+    """Forward passes in here keep only the inputs of each layer; the backward pass computes the rest again.
+
+    Transformers heeds its own switch in training mode alone, so each layer, and nothing inside it, is put in that mode
+    for as long: dropout stays off.
+
+    Raises:
+        ValueError: a model has no layer that can be computed again.
+    """
+    recompute = partial(recompute_in_backward, use_reentrant=False, preserve_rng_state=False)
+    before = []
+    for model in models:
+        layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+        if not layers:
+            raise ValueError(f"gradient_checkpointing: {type(model).__name__} has no layers that can be recomputed.")
+        before += [(layer, layer.training, layer.gradient_checkpointing) for layer in layers]
+    for layer, _, _ in before:
+        layer.training = layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = recompute
+    try:
+        yield
+    finally:
+        for layer, was_training, was_recomputed in before:
+            layer.training, layer.gradient_checkpointing = was_training, was_recomputed
+
+
+def _at(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    is_target: Tensor,
+    temperature: float,
+    measure: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
+) -> tuple[Tensor, ...]:
+    """`measure(logits, targets)` for slices of the targets, joined again."""
+    is_next = is_target[:, 1:]
+    hidden, head = _hidden_and_head(model, input_ids, attention_mask, is_next)
+    targets = input_ids[:, 1:][is_next]
 
     def of_slice(hidden: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        return measure(head(hidden).float() / temperature, targets)
+        logits = head(hidden).float()
+        return measure(logits if temperature == 1 else logits / temperature, targets)
 
-    per_position = input_ids.shape[0] * model.config.get_text_config().vocab_size
-    width = max(1, MAX_LOGITS // per_position)
-    pieces = list(zip(hidden[:, :-1].split(width, 1), targets.split(width, 1), strict=True))
+    rows = max(1, MAX_LOGITS // model.config.get_text_config().vocab_size)
+    pieces = list(zip(hidden.split(rows), targets.split(rows), strict=True))
     if len(pieces) == 1 or not torch.is_grad_enabled():
         results = [of_slice(*piece) for piece in pieces]
     else:
-        results = [recompute_in_backward(of_slice, *piece, use_reentrant=False) for piece in pieces]
-    return tuple(torch.cat(parts, dim=1) for parts in zip(*results, strict=True))
+        recomputed = {"use_reentrant": False, "preserve_rng_state": False}
+        results = [recompute_in_backward(of_slice, *piece, **recomputed) for piece in pieces]
+    return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
 
 
-def _hidden_and_head(model, input_ids, attention_mask):
-    """Hidden states, and the function that makes logits of them. Models that rescale logits give them ready made."""
-    inputs = {
+def _hidden_and_head(model, input_ids, attention_mask, is_next):
+    """(N, hidden) states at the places where `is_next` (batch, tokens - 1) is True, and what makes logits of them."""
+    inputs = _inputs(input_ids, attention_mask)
+    config = model.config.get_text_config()
+    if any(getattr(config, name, None) not in (None, 1, 1.0) for name in RESCALED):
+        columns = is_next.any(0).nonzero().squeeze(1)
+        return model(**inputs, logits_to_keep=columns).logits[is_next[:, columns]], nn.Identity()
+    return model.base_model(**inputs).last_hidden_state[:, :-1][is_next], model.get_output_embeddings()
+
+
+def _inputs(input_ids: Tensor, attention_mask: Tensor | None) -> dict[str, Tensor | bool]:
+    """What a transformers model is called with, without a cache."""
+    if attention_mask is None:
+        return {"input_ids": input_ids, "use_cache": False}
+    positions = positions_of(attention_mask)
+    return {
         "input_ids": input_ids,
         "attention_mask": attention_mask,
-        "position_ids": positions_of(attention_mask),
+        "position_ids": positions,
         "use_cache": False,
     }
-    config = model.config.get_text_config()
-    if any(getattr(config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
-        return model(**inputs).logits, nn.Identity()
-    return model.base_model(**inputs).last_hidden_state, model.get_output_embeddings()
 
 
 def _logprobs(logits: Tensor, targets: Tensor) -> tuple[Tensor]:
-    return (logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1),)
+    return (-F.cross_entropy(logits, targets, reduction="none"),)
 
 
 def _logprobs_and_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    total = logits.logsumexp(-1)
-    entropy = total - (logits.softmax(-1) * logits).sum(-1)  # H = log Z - E[logit]
-    return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - total, entropy
+    logprobs = logits.log_softmax(-1)
+    return logprobs.gather(-1, targets.unsqueeze(-1)).squeeze(-1), -(logprobs.exp() * logprobs).sum(-1)

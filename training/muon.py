@@ -30,6 +30,13 @@ class MuonAndAdamW(torch.optim.Optimizer):
         )
         self._adamw = torch.optim.AdamW(others, lr=2 * learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
         super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """Let the two optimizers work on this one's groups and state: one state_dict holds all, of the usual form."""
+        (muon, adamw) = self.param_groups
+        self._muon.param_groups, self._adamw.param_groups = [muon], [adamw]
+        self._muon.state = self._adamw.state = self.state
 
     def step(self, closure: Any = None) -> None:
         """One update of every parameter that has a gradient. No closure is taken: none of our loops has one."""
@@ -38,10 +45,6 @@ class MuonAndAdamW(torch.optim.Optimizer):
         self._muon.step()
         self._adamw.step()
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._muon.load_state_dict(state_dict["muon"])
-        self._adamw.load_state_dict(state_dict["adamw"])
-        self.param_groups = [*self._muon.param_groups, *self._adamw.param_groups]  # loading made new ones
+        super().load_state_dict(state_dict)
+        self._share()  # loading made new ones

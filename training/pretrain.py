@@ -12,6 +12,7 @@ Learns  -log p(next token), the mean over all tokens of blocks cut from the mixe
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable
@@ -20,11 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
+from data.errors import InvalidInput
 from data.runs import RunFolder
 from data.workspace import Workspace
-from training import checkpoints, corpus, model, tokenizer
+from training import checkpoints, corpus, model, parallel, tokenizer
 from training.metrics import Progress
 from training.muon import MuonAndAdamW
 from training.presets import MODELS
@@ -41,7 +43,8 @@ class Config:
     code_weight: float | None = None  # Python's own sources; 0.2, or 0 with --text or --dataset
     steps: int = 850  # optimizer updates
     minutes: float | None = None  # end earlier, learning rate brought down in time
-    batch_size: int = 8  # blocks in one step
+    batch_size: int = 8  # blocks in one step, of all processes together
+    microbatch: int | None = None  # blocks in one forward pass; changes the memory and not the result. All by default
     block: int = 128  # tokens in a block
     learning_rate: float = 1e-2  # at its height
     weight_decay: float = 0.1
@@ -56,6 +59,8 @@ class Config:
             raise ValueError(f"block is {self.block}; model {self.model} takes 2 to {MODELS[self.model].positions}.")
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError(f"steps is {self.steps} and batch_size {self.batch_size}; both must be at least 1.")
+        if self.microbatch is not None and self.microbatch < 1:
+            raise ValueError(f"microbatch is {self.microbatch}; it must be at least 1.")
 
 
 def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
@@ -63,17 +68,19 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     from training import trainer as adapter
 
     began = time.monotonic()
+    adapter.divided(config.batch_size, config.microbatch)  # refuse before the work, not after it
+    if parallel.configured("DEEPSPEED"):
+        raise InvalidInput("Pretraining needs whole matrices for Muon, and DeepSpeed keeps pieces of them. Use FSDP2.")
     progress = Progress(run, "pretrain", config.steps)
     torch.manual_seed(config.seed)
-    sources = sources_of(config)
-    heldout = corpus.heldout_sample(sources, corpus.HELDOUT_BYTES, config.seed)
-    words = _tokenizer(config, run, sources)
-    blocks = corpus.blocks(
-        words, sources, length=config.block, count=config.steps * config.batch_size, seed=config.seed
-    )
+    folder = run.path / "corpus"
+    if parallel.is_main() and not (folder / "whole").exists():
+        prepare(config, folder)
+    parallel.wait()
+    words, blocks = tokenizer.load(folder / "tokenizer"), load_blocks(folder)
+    heldout = corpus.heldout_texts(folder, workspace.checkpoints)
     print(f"pretrain: {blocks.ids.size:,} tokens, {blocks.bytes_per_token:.2f} bytes each", flush=True)
-    policy = model.new_policy(MODELS[config.model], words)
-    steps = train(config, policy, blocks, progress, run)
+    policy, steps = train(config, model.new_policy(MODELS[config.model], words), blocks, progress, run)
     metrics = {
         "bits_per_byte": corpus.heldout_bits_per_byte(policy, words, heldout),
         "parameters": sum(weight.numel() for weight in policy.parameters()),
@@ -81,20 +88,46 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
         "tokens": steps * config.batch_size * config.block,
         "seconds": round(time.monotonic() - began, 1),
     }
-    checkpoints.save(
-        workspace.checkpoints,
-        run.id,
-        stage="pretrain",
-        parents=(),
-        snapshot=None,
-        model=policy,
-        tokenizer=words,
-        config=dataclasses.asdict(config),
-        metrics=metrics,
-        seed=config.seed,
-        also=lambda folder: corpus.write_heldout(folder, heldout),
+    if parallel.is_main():
+        checkpoints.save(
+            workspace.checkpoints,
+            run.id,
+            stage="pretrain",
+            parents=(),
+            snapshot=None,
+            model=policy,
+            tokenizer=words,
+            config=dataclasses.asdict(config),
+            metrics=metrics,
+            seed=config.seed,
+            also=lambda folder: corpus.write_heldout(folder, heldout),
+        )
+    adapter.finish(run, metrics, also=("corpus",))
+
+
+def prepare(config: Config, folder: Path) -> None:
+    """Write what training reads: the tokenizer, the blocks and the held-out texts.
+
+    Made once in a run, so that all its processes, and the run when it is resumed, read the very same.
+    """
+    sources = sources_of(config)
+    folder.mkdir(exist_ok=True)
+    corpus.write_heldout(folder, corpus.heldout_sample(sources, corpus.HELDOUT_BYTES, config.seed))
+    # A larger vocabulary needs more text to find its rarer tokens in: 1,000 characters for each of them.
+    words = tokenizer.train(corpus.sample_text(sources, 1000 * config.vocab_size, config.seed), config.vocab_size)
+    words.save_pretrained(folder / "tokenizer")
+    blocks = corpus.blocks(
+        words, sources, length=config.block, count=config.steps * config.batch_size, seed=config.seed
     )
-    adapter.finish(run, metrics)
+    np.save(folder / "blocks.npy", blocks.ids)
+    (folder / "blocks.json").write_text(json.dumps({"bytes_per_token": blocks.bytes_per_token}))
+    (folder / "whole").touch()
+
+
+def load_blocks(folder: Path) -> corpus.Blocks:
+    """The blocks that `prepare` wrote, read from the disk as they are needed."""
+    said = json.loads((folder / "blocks.json").read_text())
+    return corpus.Blocks(np.load(folder / "blocks.npy", mmap_mode="r"), said["bytes_per_token"])
 
 
 def sources_of(config: Config) -> list[corpus.Source]:
@@ -114,20 +147,10 @@ def sources_of(config: Config) -> list[corpus.Source]:
     return sources
 
 
-def _tokenizer(config: Config, run: RunFolder, sources: list[corpus.Source]) -> PreTrainedTokenizerBase:
-    """The run's tokenizer; kept in its folder, so that a resumed run goes on with the very same one."""
-    folder = run.path / "tokenizer"
-    if (folder / "whole").exists():
-        return tokenizer.load(folder)
-    # A larger vocabulary needs more text to find its rarer tokens in: 1,000 characters for each of them.
-    words = tokenizer.train(corpus.sample_text(sources, 1000 * config.vocab_size, config.seed), config.vocab_size)
-    words.save_pretrained(folder)
-    (folder / "whole").touch()
-    return words
-
-
-def train(config: Config, policy: PreTrainedModel, blocks: corpus.Blocks, progress: Progress, run: RunFolder) -> int:
-    """Train the policy in place and return the steps made. Raises metrics.Cancelled at SIGTERM."""
+def train(
+    config: Config, policy: PreTrainedModel, blocks: corpus.Blocks, progress: Progress, run: RunFolder
+) -> tuple[PreTrainedModel, int]:
+    """The trained policy and the steps made. Raises metrics.Cancelled at SIGTERM."""
     from transformers import Trainer, TrainingArguments
 
     from training import trainer as adapter
@@ -137,22 +160,24 @@ def train(config: Config, policy: PreTrainedModel, blocks: corpus.Blocks, progre
         run,
         steps=config.steps,
         batch_size=config.batch_size,
+        microbatch=config.microbatch,
         save_every=config.save_every,
         logging_steps=config.log_every,
         max_grad_norm=1.0,
         seed=config.seed,
     )
+    clock = adapter.Clock(config.minutes)
     optimizer = MuonAndAdamW(policy, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate(config))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(config, step, clock.share))
     trainer = Trainer(
         policy,
         args,
         train_dataset=BlockDataset(blocks.ids),
-        callbacks=[adapter.Reporter(progress, minutes=config.minutes, also=pace(config, blocks))],
-        optimizers=(optimizer, schedule),
+        callbacks=[adapter.Reporter(progress, clock=clock, also=pace(config, blocks))],
     )
-    adapter.fit(trainer, run)
-    return int(trainer.state.global_step)
+    trainer.optimizer, trainer.lr_scheduler = optimizer, schedule  # as arguments they are refused under FSDP
+    trained = adapter.fit(trainer, run, clock)
+    return trained, int(trainer.state.global_step)
 
 
 def pace(config: Config, blocks: corpus.Blocks) -> Callable[[float], dict[str, float]]:
@@ -171,20 +196,14 @@ def pace(config: Config, blocks: corpus.Blocks) -> Callable[[float], dict[str, f
     return numbers
 
 
-def rate(config: Config) -> Callable[[int], float]:
+def rate(config: Config, step: int, clock: float = 0.0) -> float:
     """The share of the learning rate at a step: a linear rise over 5 %, then linearly down to 0 at the end.
 
-    With `minutes`, the end is whichever comes first, so a run cut short by the clock has cooled down too.
+    With `minutes`, of which the share `clock` is used, the end is whichever comes first: a run cut short by the clock
+    has cooled down too.
     """
-    began = time.monotonic()
-
-    def share(step: int) -> float:
-        done = step / config.steps
-        if config.minutes is not None:
-            done = max(done, (time.monotonic() - began) / (60 * config.minutes))
-        return max(0.0, min(1.0, (step + 1) / (0.05 * config.steps), (1 - done) / 0.95))
-
-    return share
+    done = max(step / config.steps, clock)
+    return max(0.0, min(1.0, (step + 1) / (0.05 * config.steps), (1 - done) / 0.95))
 
 
 class BlockDataset(torch.utils.data.Dataset):

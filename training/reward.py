@@ -2,11 +2,13 @@
 
 Reads   a snapshot's rankings (train split to learn from, held-out prompts to measure on) and its demonstrations
 Writes  a checkpoint: the SFT backbone with a scalar head; metrics.jsonl with one line per step; states to resume from
-Learns  -log sigmoid(better - worse), the mean over a ranking's K(K-1)/2 decided pairs, then over rankings
-        (Ouyang et al. 2022, section 3.5). K forward passes per ranking, not K(K-1)
+Learns  -log sigmoid(better - worse), the mean over a ranking's K(K-1)/2 pairs, then over rankings
+        (Ouyang et al. 2022, section 3.5), ties by a stated model (ranking.py). K responses are scored once each, after
+        a prompt that is encoded once (scoring.py)
 
-Measured on held-out prompts: how often the scores order a pair as the labeler did, beside what "pick the longer"
-reaches and beside the labelers' own agreement, which caps it. Afterwards the scores are shifted so that the
+Measured on held-out prompts (calibration.py): how often the scores order a pair as the labeler did, beside what "pick
+the longer" reaches and beside the labelers' own agreement, which caps it; the same by how sure labeler and model were,
+by who wrote the responses, and for labelers not trained on. Afterwards the scores are shifted so that the
 demonstrations score 0 on average.
 
     python -m training reward --snapshot var/snapshots/3f9a12c0be77d2a1 --init sft-0001
@@ -16,10 +18,11 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import torch
 from accelerate import Accelerator
@@ -27,17 +30,26 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data import datasets, snapshots
-from data.datasets import Ranked
 from data.errors import TooFewLabels
 from data.runs import RunFolder
 from data.snapshots import Snapshot
 from data.workspace import Workspace
-from training import checkpoints, tokenizer
+from training import calibration, checkpoints, scoring, tokenizer
+from training.calibration import Judged
 from training.engine import generator_at
-from training.losses import decided_pairs, pairs_right, pairwise_ranking_loss
 from training.metrics import Cancelled, Progress
-from training.model import scalar_from_policy, scores
-from training.rollouts import padded_right, reward_scores
+from training.model import layers_recomputed, scalar_from_policy
+from training.preferences import Encoded, encode, labelers_left_out, weighted
+from training.ranking import (
+    Ties,
+    by_response,
+    decided_pairs,
+    pairs_right,
+    rank_gaps,
+    ranking_losses,
+    rating_gaps,
+    theta_of,
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,15 @@ class Config:
     learning_rate: float = 9e-6  # at the start; falls to a tenth along a cosine
     max_tokens: int = 1024  # of prompt and response; a longer prompt loses its beginning
     max_grad_norm: float = 1.0
+    ties: Ties = "rao-kupper"  # what a tie says: a model of ties, half a win of each ("half"), or nothing ("ignore")
+    theta: float | None = None  # Rao and Kupper's; by default the one that the share of ties in training makes likely
+    margin: float = 0.0  # a pair must be this far apart for each rank (or rating) between the two; 0 asks for none
+    margin_of: Literal["ranks", "ratings"] = "ranks"  # what the margin counts
+    labeler_weights: Path | None = None  # JSON {labeler: weight}, others weigh 1; else the snapshot's, if any
+    heldout_labelers: tuple[str, ...] = ()  # not trained on: their rankings of held-out prompts are measured apart
+    heldout_labeler_share: float = 0.0  # so many more of the labelers, chosen by a hash of their names
+    share_prompts: bool = True  # encode a ranking's prompt once, where that is faster; the scores are the same
+    gradient_checkpointing: bool = False  # compute layers again in the backward pass: less memory, prompts not shared
     save_every: int = 50  # steps between states to resume from
     seed: int = 0
 
@@ -57,16 +78,21 @@ class Config:
         for name in ("epochs", "batch_size", "microbatch", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A ranking as token ids: K sequences of prompt and response, and their ranks (1 is best, 0 is none)."""
-
-    prompt_id: str
-    sequences: tuple[tuple[int, ...], ...]
-    ranks: tuple[int, ...]
-    lengths: tuple[int, ...]  # of the responses, in characters
+        if self.max_tokens < 2:
+            raise ValueError(f"max_tokens is {self.max_tokens}; a prompt and a response need 2 or more.")
+        for name in ("learning_rate", "max_grad_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if self.ties not in get_args(Ties):
+            raise ValueError(f"ties is {self.ties!r}; it must be one of {', '.join(get_args(Ties))}.")
+        if self.theta is not None and not (self.ties == "rao-kupper" and 1 < self.theta < math.inf):
+            raise ValueError(f"theta is {self.theta}; it must be above 1, and only ties rao-kupper has one.")
+        if not 0 <= self.margin < math.inf:
+            raise ValueError(f"margin is {self.margin}; it must be 0 or more.")
+        if self.margin_of not in ("ranks", "ratings"):
+            raise ValueError(f"margin_of is {self.margin_of!r}; it must be ranks or ratings.")
+        if not 0 <= self.heldout_labeler_share < 1:
+            raise ValueError(f"heldout_labeler_share is {self.heldout_labeler_share}; it must be 0 or more, below 1.")
 
 
 def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
@@ -74,15 +100,12 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     snapshot = snapshots.load(config.snapshot)
     init = checkpoints.resolve(config.init, workspace)
     tokens = tokenizer.load(init)
-    train = encode(datasets.rankings(snapshot, "train"), tokens, config.max_tokens)
-    if not train:
-        raise TooFewLabels(
-            f"Snapshot {snapshot.hash} has no ranking with a decided pair on a training prompt. "
-            "Rank more responses, then freeze again."
-        )
+    train = training_rankings(snapshot, tokens, config)
     accelerator = Accelerator()
     torch.manual_seed(config.seed)
     model = scalar_from_policy(init, tokens).to(accelerator.device).eval()  # eval: dropout stays off, also in training
+    if shares_prompts(config):
+        scoring.check_sharing(model, train[0].prompt, train[0].responses, tokens.pad_token_id)
     learn(model, train, config, run, tokens.pad_token_id)
     model.config.score_offset = score_offset(model, snapshot, train, tokens, config)
     metrics = measure(model, snapshot, train, tokens, config)
@@ -103,29 +126,28 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     run.update(state="done", checkpoint=run.id, progress=1.0, metrics=metrics)
 
 
-def encode(rankings: Sequence[Ranked], tokens: PreTrainedTokenizerBase, max_tokens: int) -> list[Encoded]:
-    """Rankings as token ids, those without a decided pair left out.
-
-    A response that alone exceeds max_tokens would lose the end that the score is read at: it counts as unranked.
-    """
-    encoded = []
-    for ranking in rankings:
-        prompt = tokenizer.prompt_ids(tokens, ranking.messages)
-        responses = [tokenizer.response_ids(tokens, text) for text in ranking.responses]
-        fits = [len(response) <= max_tokens for response in responses]
-        ranks = tuple((rank or 0) if fit else 0 for rank, fit in zip(ranking.ranks, fits, strict=True))
-        if len({rank for rank in ranks if rank}) < 2:
-            continue
-        sequences = tuple(tuple([*prompt, *response][-max_tokens:]) for response in responses)
-        lengths = tuple(len(text) for text in ranking.responses)
-        encoded.append(Encoded(ranking.prompt_id, sequences, ranks, lengths))
-    return encoded
+def training_rankings(snapshot: Snapshot, tokens: PreTrainedTokenizerBase, config: Config) -> list[Encoded]:
+    """The rankings to learn from, their weights 1 on average. Raises TooFewLabels when there is no decided pair."""
+    rankings = weighted(datasets.rankings(snapshot, "train"), config.labeler_weights)
+    labelers = {ranking.labeler for ranking in rankings}
+    left_out = labelers_left_out(labelers, config.heldout_labelers, config.heldout_labeler_share)
+    kept = [ranking for ranking in rankings if ranking.labeler not in left_out and ranking.weight > 0]
+    train = encode(kept, tokens, config.max_tokens, ties_too=config.ties != "ignore")
+    if all(len(set(ranking.ranks)) == 1 for ranking in train):
+        without = f" without the {len(left_out)} labelers held out" if left_out else ""
+        raise TooFewLabels(
+            f"Snapshot {snapshot.hash} has no ranking with a decided pair on a training prompt{without}. "
+            "Rank more responses, then freeze again."
+        )
+    mean = sum(ranking.weight for ranking in train) / len(train)
+    return [replace(ranking, weight=ranking.weight / mean) for ranking in train]
 
 
 def learn(model: PreTrainedModel, train: list[Encoded], config: Config, run: RunFolder, pad_id: int) -> None:
     """The training loop; goes on from the newest state of the run where there is one."""
     per_epoch = math.ceil(len(train) / config.batch_size)
     steps = config.epochs * per_epoch
+    theta = tie_parameter(train, config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, eps=1e-5, weight_decay=0.0)
     progress = Progress(run, "reward", steps)
     state = checkpoints.load_state(run.path, models={"reward": model}, optimizers={"reward": optimizer})
@@ -136,8 +158,8 @@ def learn(model: PreTrainedModel, train: list[Encoded], config: Config, run: Run
         order = torch.randperm(len(train), generator=generator_at(config.seed, "rankings", epoch)).tolist()
         batch = [train[i] for i in order[place * config.batch_size : (place + 1) * config.batch_size]]
         optimizer.param_groups[0]["lr"] = config.learning_rate * cosine_to_a_tenth(step / steps)
-        loss, accuracy = improve(model, optimizer, batch, config, pad_id)
-        progress.log(step + 1, loss=loss, accuracy=accuracy, learning_rate=optimizer.param_groups[0]["lr"])
+        stats = improve(model, optimizer, batch, config, pad_id, theta)
+        progress.log(step + 1, **stats, learning_rate=optimizer.param_groups[0]["lr"])
         if progress.stop_requested or (step + 1) % config.save_every == 0:
             checkpoints.save_state(
                 run.path, step + 1, models={"reward": model}, optimizers={"reward": optimizer}, extra={}
@@ -146,23 +168,55 @@ def learn(model: PreTrainedModel, train: list[Encoded], config: Config, run: Run
             raise Cancelled(f"Stopped after step {step + 1} of {steps}; go on with --resume {run.id}.")
 
 
+def tie_parameter(train: Sequence[Encoded], config: Config) -> float:
+    """Rao and Kupper's theta: the one given, or the one under which equal responses tie as often as these do."""
+    if config.ties != "rao-kupper":
+        return 1.0
+    weights = sum(ranking.weight for ranking in train)
+    return config.theta or theta_of(sum(ranking.weight * ranking.tie_share for ranking in train) / weights)
+
+
 def improve(
-    model: PreTrainedModel, optimizer: torch.optim.Optimizer, batch: list[Encoded], config: Config, pad_id: int
-) -> tuple[float, float]:
-    """One optimizer step on the rankings of `batch`; returns their loss and the share of pairs ordered right."""
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    batch: Sequence[Encoded],
+    config: Config,
+    pad_id: int,
+    theta: float = 1.0,
+) -> dict[str, float | None]:
+    """One optimizer step on the rankings of `batch`: the mean of their losses times their weights.
+
+    Returns that loss, the share of decided pairs ordered right, the norm of the gradient before clipping, and the
+    share of the tokens computed that were padding.
+    """
     optimizer.zero_grad()
-    loss_sum, right, decided = 0.0, 0.0, 0
+    loss_sum, right, decided, tokens, computed = 0.0, 0.0, 0, 0, 0
+    by_length = sorted(batch, key=lambda ranking: ranking.longest)  # so that a microbatch has little padding
     for start in range(0, len(batch), config.microbatch):
-        part = batch[start : start + config.microbatch]
-        found, ranks = score_rankings(model, part, pad_id)
-        loss = pairwise_ranking_loss(found, ranks) * len(part) / len(batch)
+        part = by_length[start : start + config.microbatch]
+        with layers_recomputed(model) if config.gradient_checkpointing else nullcontext():
+            values, ranks, scored = score_rankings(model, part, pad_id, share=shares_prompts(config))
+        losses = ranking_losses(values, ranks, ties=config.ties, theta=theta, margins=margins_of(part, ranks, config))
+        weights = losses.new_tensor([ranking.weight for ranking in part])
+        loss = (weights * losses).sum() / len(batch)
         loss.backward()
         loss_sum += loss.item()
-        right += pairs_right(found.detach(), ranks).sum().item()
+        right += pairs_right(values.detach(), ranks).sum().item()
         decided += int(decided_pairs(ranks).sum())
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        tokens, computed = tokens + scored.tokens, computed + scored.computed
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     optimizer.step()
-    return loss_sum, right / decided
+    return {
+        "loss": loss_sum,
+        "accuracy": right / decided if decided else None,
+        "grad_norm": norm.item(),
+        "padding": 1 - tokens / computed,
+    }
+
+
+def shares_prompts(config: Config) -> bool:
+    """Whether prompts may be encoded once: layers that are computed again keep no keys and values to share."""
+    return config.share_prompts and not config.gradient_checkpointing
 
 
 def cosine_to_a_tenth(done: float) -> float:
@@ -170,17 +224,27 @@ def cosine_to_a_tenth(done: float) -> float:
     return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def score_rankings(model: PreTrainedModel, rankings: Sequence[Encoded], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Scores and ranks, both (rankings, K) for the largest K; a shorter ranking has score 0 and rank 0 in the rest."""
-    sequences = [sequence for ranking in rankings for sequence in ranking.sequences]
-    flat = scores(model, *padded_right(sequences, pad_id, model.device))
-    width = max(len(ranking.ranks) for ranking in rankings)
-    ranks = torch.zeros(len(rankings), width, dtype=torch.long, device=flat.device)
-    is_there = torch.zeros(len(rankings), width, dtype=torch.bool, device=flat.device)
-    for row, ranking in enumerate(rankings):
-        ranks[row, : len(ranking.ranks)] = torch.tensor(ranking.ranks)
-        is_there[row, : len(ranking.ranks)] = True
-    return flat.new_zeros(ranks.shape).masked_scatter(is_there, flat), ranks
+def score_rankings(
+    model: PreTrainedModel, rankings: Sequence[Encoded], pad_id: int, *, share: bool
+) -> tuple[Tensor, Tensor, scoring.Scores]:
+    """Scores and ranks, both (rankings, K) for the largest K, and what they took.
+
+    A ranking with fewer responses has score 0 and rank 0 in the rest.
+    """
+    prompts, responses = [ranking.prompt for ranking in rankings], [ranking.responses for ranking in rankings]
+    scored = scoring.score(model, prompts, responses, pad_id, share=share)
+    ranks = by_response([ranking.ranks for ranking in rankings], 0).to(scored.values.device)
+    return scored.values.new_zeros(ranks.shape).masked_scatter(ranks > 0, scored.values), ranks, scored
+
+
+def margins_of(rankings: Sequence[Encoded], ranks: Tensor, config: Config) -> Tensor | None:
+    """(rankings, K, K) how far apart each pair must be; None where nothing is asked."""
+    if not config.margin:
+        return None
+    if config.margin_of == "ranks":
+        return config.margin * rank_gaps(ranks)
+    ratings = [[math.nan if rating is None else rating for rating in ranking.ratings] for ranking in rankings]
+    return config.margin * rating_gaps(by_response(ratings, math.nan).to(ranks.device))
 
 
 @torch.no_grad()
@@ -193,15 +257,14 @@ def score_offset(
 ) -> float:
     """The mean score of the training demonstrations, or of the ranked responses when there are no demonstrations."""
     shown = datasets.demonstrations(snapshot, "train")
-    sequences: list[list[int]] = [
+    rows: list[Sequence[int]] = [
         [*tokenizer.prompt_ids(tokens, d.messages), *tokenizer.response_ids(tokens, d.response)][-config.max_tokens :]
         for d in shown
-    ] or [list(sequence) for ranking in train for sequence in ranking.sequences]
+    ] or [[*ranking.prompt, *response] for ranking in train for response in ranking.responses]
+    rows.sort(key=len)
     size = 4 * config.microbatch
-    parts = [sequences[i : i + size] for i in range(0, len(sequences), size)]
-    model.config.score_offset = 0.0
-    found = [reward_scores(model, *padded_right(part, tokens.pad_token_id, model.device)) for part in parts]
-    return torch.cat(found).mean().item()
+    parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+    return torch.cat([scoring.score_rows(model, part, tokens.pad_token_id).values for part in parts]).mean().item()
 
 
 def measure(
@@ -210,81 +273,50 @@ def measure(
     train: list[Encoded],
     tokens: PreTrainedTokenizerBase,
     config: Config,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What the checkpoint's manifest says of the model; None where there is nothing to measure on."""
-    heldout = encode(datasets.rankings(snapshot, "heldout"), tokens, config.max_tokens)
-    accuracy, error = accuracy_by_prompt(heldout, scores_of(model, heldout, tokens.pad_token_id, config))
-    longer, _ = accuracy_by_prompt(heldout, [list(map(float, ranking.lengths)) for ranking in heldout])
-    agreement = (snapshot.manifest.get("agreement") or {}).get("pairwise")
+    heldout = encode(datasets.rankings(snapshot, "heldout"), tokens, config.max_tokens, ties_too=True)
+    judged = judge(model, heldout, tokens.pad_token_id, config)
+    learned = judge(model, train, tokens.pad_token_id, config)
+    seen = {ranking.labeler for ranking in train}
+    agreement = snapshot.manifest.get("agreement") or {}
     return {
-        "heldout_accuracy": accuracy,
-        "heldout_accuracy_error": error,
+        **calibration.of_heldout(judged, seen),
+        **calibration.against_agreement(judged, agreement),
         "heldout_rankings": len(heldout),
-        "longer_wins": longer,
-        "agreement": agreement,
-        "ceiling": ceiling_of(agreement),
-        "train_accuracy": accuracy_by_prompt(train, scores_of(model, train, tokens.pad_token_id, config))[0],
+        "train_accuracy": calibration.accuracy(calibration.decided(learned))[0],
         "train_rankings": len(train),
+        "train_labelers": len(seen),
+        "train_ties": calibration.tie_share(learned),
+        "theta": tie_parameter(train, config) if config.ties == "rao-kupper" else None,
         "score_offset": model.config.score_offset,
-        "warning": leak_warning(accuracy, error, ceiling_of(agreement)),
     }
 
 
 @torch.no_grad()
-def scores_of(model: PreTrainedModel, rankings: Sequence[Encoded], pad_id: int, config: Config) -> list[list[float]]:
-    """The scores of each ranking's responses."""
-    found: list[list[float]] = []
+def judge(model: PreTrainedModel, rankings: Sequence[Encoded], pad_id: int, config: Config) -> list[Judged]:
+    """The rankings with the scores of their responses, from the shortest to the longest."""
+    judged = []
+    by_length = sorted(rankings, key=lambda ranking: ranking.longest)
     for start in range(0, len(rankings), config.microbatch):
-        part = rankings[start : start + config.microbatch]
-        rows = score_rankings(model, part, pad_id)[0].tolist()
-        found += [row[: len(ranking.ranks)] for row, ranking in zip(rows, part, strict=True)]
-    return found
+        part = by_length[start : start + config.microbatch]
+        rows = score_rankings(model, part, pad_id, share=shares_prompts(config))[0].tolist()
+        judged += [
+            Judged(r.prompt_id, r.ranks, tuple(row[: len(r.ranks)]), r.lengths, r.sources, r.labeler)
+            for r, row in zip(part, rows, strict=True)
+        ]
+    return judged
 
 
-def accuracy_by_prompt(
-    rankings: Sequence[Encoded], found: Sequence[Sequence[float]]
-) -> tuple[float | None, float | None]:
-    """The share of decided pairs that the scores order as the labeler did, and its standard error.
-
-    The error is clustered by prompt, since the pairs of one prompt are not independent (Miller 2024); None with fewer
-    than two prompts. Both are None without a pair.
-    """
-    by_prompt: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for ranking, row in zip(rankings, found, strict=True):
-        ranks = torch.tensor([ranking.ranks])
-        by_prompt[ranking.prompt_id][0] += pairs_right(torch.tensor([row]), ranks).item()
-        by_prompt[ranking.prompt_id][1] += decided_pairs(ranks).sum().item()
-    total = sum(pairs for _, pairs in by_prompt.values())
-    if not total:
-        return None, None
-    accuracy = sum(right for right, _ in by_prompt.values()) / total
-    count = len(by_prompt)
-    if count < 2:
-        return accuracy, None
-    squares = sum((right - accuracy * pairs) ** 2 for right, pairs in by_prompt.values())
-    return accuracy, math.sqrt(squares * count / (count - 1)) / total
-
-
-def ceiling_of(agreement: float | None) -> float | None:
-    """How often a perfect judge would agree with one label, when two labels agree with each other this often.
-
-    If each label is right with probability q, two agree with probability q^2 + (1 - q)^2.
-    """
-    return None if agreement is None else (1 + math.sqrt(max(0.0, 2 * agreement - 1))) / 2
-
-
-def leak_warning(accuracy: float | None, error: float | None, ceiling: float | None) -> str | None:
-    """Words for an accuracy that no honest judge can reach: held-out labels have probably leaked into training."""
-    if accuracy is None or error is None or ceiling is None or accuracy <= ceiling + 3 * error:
-        return None
-    return (
-        f"The held-out accuracy {accuracy:.3f} is more than 3 standard errors ({error:.3f}) above {ceiling:.3f}, the "
-        "most that the labelers' own agreement allows: look for held-out prompts among the training prompts."
-    )
-
-
-def print_report(metrics: dict[str, object]) -> None:
+def print_report(metrics: Mapping[str, Any]) -> None:
     """The measurements in lines for people."""
     for name, value in metrics.items():
-        if value is not None:
-            print(f"reward: {name} {value:.4g}" if isinstance(value, float) else f"reward: {name} {value}", flush=True)
+        if isinstance(value, dict):
+            for key, cells in value.items():
+                print(f"reward: {name} {key}  " + "  ".join(f"{n} {_short(v)}" for n, v in cells.items()), flush=True)
+        elif value is not None:
+            print(f"reward: {name} {_short(value)}", flush=True)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

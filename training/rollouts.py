@@ -1,7 +1,10 @@
-"""Rollouts: what a policy answered to a batch of prompts, and what the judges say of it.
+"""Rollouts: what a policy answered to a batch of prompts, and what models say of it.
 
-`sample` draws the responses, `judge` adds what PPO learns from: log-probs under the reference policy, scores of the
-reward model, values of the value model. All without gradients, a microbatch at a time.
+`sample` draws the responses; `logprobs`, `values` and `scores` are what a policy, a value model and a reward model say
+of them, without gradients. `response_logprobs` and `response_values` are the same of one microbatch, with gradients.
+
+A forward pass takes rows of like length, so that under 10 % of its tokens are padding, each prompt joined to its
+response and padded on the right, and makes logits for response positions alone.
 
 The reward model reads the response as a labeler would: its text, tokenised as in training, without special tokens that
 the policy may have sampled and that nobody sees.
@@ -18,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training import engine, model, tokenizer
+from training.scoring import groups_of_like_length
 
 
 @dataclass(frozen=True)
@@ -64,26 +68,47 @@ class Sampled:
 
         return replace(self, **{field.name: cut(field.name) for field in fields(self)})
 
-    def batches(self, index: Tensor, size: int) -> list[Tensor]:
-        """The rows `index`, so many at a time, those of like length together, so that little is padding."""
-        lengths = self.is_token[index].sum(1)
-        return list(index[lengths.argsort(stable=True)].split(size))
+    def groups(self, most: int, index: Tensor | None = None) -> list[Tensor]:
+        """The rows `index`, or all, in groups of like length: at most so many in each, under 10 % of it padding."""
+        if index is None:
+            index = torch.arange(len(self.ended), device=self.ended.device)
+        groups = groups_of_like_length(self.is_token[index].sum(1).tolist())
+        return [part for group in groups for part in index[group].split(most)]
 
-    def measured(self, size: int, measure: Callable[[Self], Tensor]) -> Tensor:
-        """(B, R) what `measure` says of the response tokens, `size` rows at a time; 0 on padding."""
-        result = torch.zeros_like(self.old_logprobs)
-        for rows in self.batches(torch.arange(len(self.ended), device=self.ended.device), size):
+    def sequences(self) -> tuple[Tensor, Tensor]:
+        """(B, longest) prompt and response joined and padded on the right, and True where a response token stands."""
+        prompt_width = self.is_token.shape[1] - self.is_response.shape[1]
+        first, lengths = self.is_token.int().argmax(1, keepdim=True), self.is_token.sum(1, keepdim=True)
+        places = torch.arange(int(lengths.max()), device=self.input_ids.device)
+        is_there = places < lengths
+        ids = self.input_ids.gather(1, (first + places).clamp(max=self.input_ids.shape[1] - 1))
+        return ids.masked_fill(~is_there, 0), is_there & (first + places >= prompt_width)
+
+    def spread(self, numbers: Tensor) -> Tensor:
+        """(B, R) of (N,) numbers of the response tokens, row after row: each at its token, 0 on padding."""
+        zeros = torch.zeros(self.is_response.shape, dtype=numbers.dtype, device=numbers.device)
+        return zeros.masked_scatter(self.is_response, numbers)
+
+    def measured(self, groups: Sequence[Tensor], measure: Callable[[Self], tuple[Tensor, ...]]) -> list[Tensor]:
+        """(B, R) each, what `measure` says of the rows of each group; together the groups hold every row once."""
+        found: list[Tensor] = []
+        for rows in groups:
             part = self.rows(rows)
-            result[rows, : part.is_response.shape[1]] = measure(part)
-        return result.masked_fill(~self.is_response, 0)
+            results = measure(part)
+            found = found or [torch.zeros_like(self.old_logprobs) for _ in results]
+            for whole, numbers in zip(found, results, strict=True):
+                whole[rows, : numbers.shape[1]] = numbers
+        return found
 
 
 @dataclass(frozen=True)
 class Rollouts(Sampled):
-    """Sampled responses and what the judges say of them."""
+    """Sampled responses and what the judges say of them. `old_logprobs` are those of a forward pass of the trainer."""
 
+    engine_logprobs: Tensor  # (B, R) of the sampler, which took one token at a time; 0 on padding
+    entropy: Tensor  # (B, R) nats, of the distribution each response token was drawn from; 0 on padding
     ref_logprobs: Tensor  # (B, R) under the reference policy; 0 on padding
-    scores: Tensor  # (B,) of the whole response, as the reward model gives them
+    scores: Tensor  # (B,) what the whole response is worth
     values: Tensor  # (B, R) expected return before each response token is chosen; 0 on padding
 
     @property
@@ -127,47 +152,52 @@ def assemble(prompts: Sequence[Sequence[int]], samples: engine.Samples, pad_id: 
     )
 
 
-def judge(
-    sampled: Sampled,
-    tokens: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    *,
-    reference: PreTrainedModel,
-    reward_model: PreTrainedModel,
-    value_model: PreTrainedModel,
-    temperature: float,
-    microbatch: int,
-) -> Rollouts:
-    """Add what the frozen judges and the value model say of responses to these prompts."""
-    return Rollouts(
-        **{field.name: getattr(sampled, field.name) for field in fields(sampled)},
-        ref_logprobs=logprobs(reference, sampled, temperature=temperature, microbatch=microbatch),
-        scores=scores(reward_model, tokens, prompts, sampled.texts(tokens), microbatch=microbatch),
-        values=values(value_model, sampled, microbatch=microbatch),
-    )
-
-
 @torch.no_grad()
 def logprobs(policy: PreTrainedModel, sampled: Sampled, *, temperature: float, microbatch: int) -> Tensor:
-    """(B, R) log-prob of each response token under another policy; 0 on padding."""
-
-    def measure(part: Sampled) -> Tensor:
-        found = model.logprobs_of(policy, part.input_ids, part.is_token, temperature)
-        return found[:, -part.is_response.shape[1] :]
-
-    return sampled.measured(microbatch, measure)
+    """(B, R) log-prob of each response token under a policy; 0 on padding."""
+    return logprobs_in(sampled.groups(microbatch), policy, sampled, temperature=temperature)
 
 
 @torch.no_grad()
-def values(value_model: PreTrainedModel, sampled: Sampled, *, microbatch: int) -> Tensor:
+def logprobs_in(groups: Sequence[Tensor], policy: PreTrainedModel, sampled: Sampled, *, temperature: float) -> Tensor:
+    """`logprobs` with the microbatches given: what is computed in the same ones is equal to the last bit."""
+    return sampled.measured(groups, lambda part: (response_logprobs(policy, part, temperature),))[0]
+
+
+@torch.no_grad()
+def logprobs_and_entropy_in(
+    groups: Sequence[Tensor], policy: PreTrainedModel, sampled: Sampled, *, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """`logprobs_in`, and (B, R) the entropy in nats of the distribution each token was drawn from; 0 on padding."""
+
+    def measure(part: Sampled) -> tuple[Tensor, ...]:
+        ids, is_response = part.sequences()
+        found = model.logprobs_and_entropy_at(policy, ids, None, is_response, temperature)
+        return tuple(part.spread(numbers) for numbers in found)
+
+    logprobs, entropy = sampled.measured(groups, measure)
+    return logprobs, entropy
+
+
+@torch.no_grad()
+def values_in(groups: Sequence[Tensor], value_model: PreTrainedModel, sampled: Sampled) -> Tensor:
     """(B, R) what the value model expects before each response token is chosen; 0 on padding."""
-    return sampled.measured(microbatch, lambda part: response_values(value_model, part))
+    return sampled.measured(groups, lambda part: (response_values(value_model, part),))[0]
+
+
+def response_logprobs(policy: PreTrainedModel, sampled: Sampled, temperature: float) -> Tensor:
+    """(B, R) log-prob of each response token; 0 on padding. In one forward pass, with gradients."""
+    ids, is_response = sampled.sequences()
+    return sampled.spread(model.logprobs_at(policy, ids, None, is_response, temperature))
 
 
 def response_values(value_model: PreTrainedModel, sampled: Sampled) -> Tensor:
-    """(B, R) the value at the token before each response token: what was known when it was chosen. With gradients."""
-    width = sampled.is_response.shape[1]
-    return model.token_values(value_model, sampled.input_ids, sampled.is_token)[:, -width - 1 : -1]
+    """(B, R) the value at the token before each response token: what was known when it was chosen; 0 on padding.
+
+    In one forward pass, with gradients.
+    """
+    ids, is_response = sampled.sequences()
+    return sampled.spread(model.token_values(value_model, ids, None)[:, :-1][is_response[:, 1:]])
 
 
 @torch.no_grad()
@@ -180,22 +210,23 @@ def scores(
     microbatch: int,
 ) -> Tensor:
     """(B,) the reward model's score of each response text to its prompt (token ids)."""
-    sequences = [[*prompt, *tokenizer.response_ids(tokens, text)] for prompt, text in zip(prompts, texts, strict=True)]
-    found = torch.zeros(len(sequences), device=reward_model.device)
-    by_length = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    for start in range(0, len(sequences), microbatch):
-        rows = by_length[start : start + microbatch]
-        part = padded_right([sequences[i] for i in rows], tokens.pad_token_id, reward_model.device)
-        found[rows] = reward_scores(reward_model, *part)
+    rows = [[*prompt, *tokenizer.response_ids(tokens, text)] for prompt, text in zip(prompts, texts, strict=True)]
+    found = torch.zeros(len(rows), device=reward_model.device)
+    for group in groups_of_like_length([len(row) for row in rows]):
+        for part in torch.tensor(group).split(microbatch):
+            padded = padded_right([rows[i] for i in part], tokens.pad_token_id, reward_model.device)
+            found[part] = reward_scores(reward_model, *padded)
     return found
 
 
 def reward_scores(reward_model: PreTrainedModel, input_ids: Tensor, is_token: Tensor) -> Tensor:
-    """(B,) scores of whole sequences, shifted so that the demonstrations score 0 on average.
+    """(B,) scores of whole sequences padded on the right, shifted so that the demonstrations score 0 on average.
 
-    The shift is `score_offset` in the reward model's config: the scalar heads of transformers have no bias.
+    Read at the last token, the end of the response. The shift is `score_offset` in the reward model's config: the
+    scalar heads of transformers have no bias.
     """
-    return model.scores(reward_model, input_ids, is_token) - getattr(reward_model.config, "score_offset", 0.0)
+    found = model.token_values(reward_model, input_ids, None).gather(1, is_token.sum(1, keepdim=True) - 1).squeeze(1)
+    return found - getattr(reward_model.config, "score_offset", 0.0)
 
 
 def padded_right(

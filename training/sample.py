@@ -30,7 +30,7 @@ from training import checkpoints, engine, model, tokenizer
 from training.metrics import Cancelled, Progress
 
 ATTEMPTS = 4  # rounds of drawing again where responses were equal or empty
-GROUP = 16  # prompts sampled between two looks at the clock and at the wish to stop
+GROUP = 16  # prompts sampled between two looks at the clock and at the wish to stop, more where a batch takes more
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,12 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     sampler = Sampler(config, policy, words, checkpoints.name_of(path, config.policy))
     rows, ended = [], Counter[bool]()
     progress = Progress(run, "sample", len(asked))
-    for start in range(0, len(asked), GROUP):
+    group = max(GROUP, config.batch_size // config.responses)
+    for start in range(0, len(asked), group):
         if progress.stop_requested:
             raise Cancelled
-        rows += sampler.respond(asked[start : start + GROUP], ended)
-        progress.log(min(start + GROUP, len(asked)), prompts=len(rows), ended=ended[True] / max(1, ended.total()))
+        rows += sampler.respond(asked[start : start + group], ended)
+        progress.log(min(start + group, len(asked)), prompts=len(rows), ended=ended[True] / max(1, ended.total()))
     if not rows:
         raise InvalidInput(f"{config.policy} gave no prompt two different responses. Nothing was written.")
     if skipped := len(asked) - len(rows):
@@ -169,7 +170,7 @@ class Sampler:
     ) -> None:
         samples = engine.sample(
             self.policy,
-            [asked[i].ids for i in rows],
+            [asked[i].ids for i in rows],  # a prompt as often as it wants a response; the engine reads it once
             max_new_tokens=self.config.max_new_tokens,
             temperature=temperature,
             eos_id=self.words.eos_token_id,

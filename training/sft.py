@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,8 +28,11 @@ from data.datasets import Demonstrated
 from data.errors import InvalidInput
 from data.runs import RunFolder
 from data.workspace import Workspace
-from training import checkpoints, engine, model, tokenizer
+from training import checkpoints, engine, model, parallel, tokenizer
 from training.metrics import Progress
+
+if TYPE_CHECKING:  # slow to import, and `training.cycle` reads the options of this stage only
+    from transformers import Trainer
 
 IGNORED = -100  # a target that does not count, as transformers wants it
 SHOWN = 16  # held-out prompts whose responses are looked at in the end
@@ -41,7 +43,8 @@ class Config:
     snapshot: Path  # what labelers wrote
     init: str  # checkpoint id, folder or hub id of the model to start from
     epochs: int = 4  # passes over the demonstrations
-    batch_size: int = 8  # demonstrations in one step
+    batch_size: int = 8  # demonstrations in one step, of all processes together
+    microbatch: int | None = None  # demonstrations in one forward pass; changes the memory, not the result. Default all
     learning_rate: float = 2e-3  # at its height; for a model of billions of parameters about 1e-5
     warmup: float = 0.1  # share of the steps over which the learning rate rises
     weight_decay: float = 0.0
@@ -55,6 +58,8 @@ class Config:
         for name in ("epochs", "batch_size", "max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.microbatch is not None and self.microbatch < 1:
+            raise ValueError(f"microbatch is {self.microbatch}; it must be at least 1.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,7 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     from training import trainer as adapter
 
     began = time.monotonic()
+    adapter.divided(config.batch_size, config.microbatch)  # refuse before the work, not after it
     torch.manual_seed(config.seed)
     snapshot = snapshots.load(config.snapshot)
     datasets.require_enough(snapshot.counts, ["sft"])
@@ -80,7 +86,7 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     rows, too_long = tokenised(words, datasets.demonstrations(snapshot, "train"), limit)
     heldout, _ = tokenised(words, datasets.demonstrations(snapshot, "heldout"), limit)
     print(f"sft: {len(rows)} demonstrations, {too_long} left out as longer than {limit} tokens", flush=True)
-    measured = train(config, policy, words, rows, heldout, run)
+    policy, measured = train(config, policy, words, rows, heldout, run)
     metrics = {
         **measured,
         "demonstrations": len(rows),
@@ -88,18 +94,19 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
         "ended": show(config, policy, words, snapshot, run),
         "seconds": round(time.monotonic() - began, 1),
     }
-    checkpoints.save(
-        workspace.checkpoints,
-        run.id,
-        stage="sft",
-        parents=[checkpoints.name_of(init, config.init)],
-        snapshot=snapshot.hash,
-        model=policy,
-        tokenizer=words,
-        config=dataclasses.asdict(config),
-        metrics=metrics,
-        seed=config.seed,
-    )
+    if parallel.is_main():
+        checkpoints.save(
+            workspace.checkpoints,
+            run.id,
+            stage="sft",
+            parents=[checkpoints.name_of(init, config.init)],
+            snapshot=snapshot.hash,
+            model=policy,
+            tokenizer=words,
+            config=dataclasses.asdict(config),
+            metrics=metrics,
+            seed=config.seed,
+        )
     adapter.finish(run, metrics)
 
 
@@ -123,6 +130,19 @@ def tokenised(words: PreTrainedTokenizerBase, examples: Sequence[Demonstrated], 
     return rows, len(examples) - len(rows)
 
 
+def batches(rows: int, config: Config) -> list[int]:
+    """Which row is learned from when, as numbers from 0: `batch_size` of them after one another are a step.
+
+    Each epoch has an order of its own. The last batch of an epoch is filled up with the number `rows`, which stands for
+    a row that has no target, so that every process has equally many rows in every step.
+    """
+    order = []
+    for epoch in range(config.epochs):
+        order += torch.randperm(rows, generator=engine.generator_at(config.seed, "demonstrations", epoch)).tolist()
+        order += [rows] * (-rows % config.batch_size)
+    return order
+
+
 def train(
     config: Config,
     policy: PreTrainedModel,
@@ -130,20 +150,21 @@ def train(
     rows: Sequence[Row],
     heldout: Sequence[Row],
     run: RunFolder,
-) -> dict[str, Any]:
-    """Fine-tune the policy in place; returns its metrics. Raises metrics.Cancelled at SIGTERM."""
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The fine-tuned policy and its metrics. Raises metrics.Cancelled at SIGTERM."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     from training import trainer as adapter
 
-    steps_an_epoch = math.ceil(len(rows) / config.batch_size)
-    steps = config.epochs * steps_an_epoch
+    order = batches(len(rows), config)
+    steps = len(order) // config.batch_size
     args = adapter.arguments(
         SFTConfig,
         run,
         steps=steps,
         batch_size=config.batch_size,
+        microbatch=config.microbatch,
         save_every=config.save_every,
         logging_steps=config.log_every,
         learning_rate=config.learning_rate,
@@ -151,25 +172,45 @@ def train(
         warmup_steps=round(config.warmup * steps),
         weight_decay=config.weight_decay,
         adam_epsilon=1e-5,  # 1e-8 measurably differs (Huang et al. 2024, detail 5)
-        per_device_eval_batch_size=config.batch_size,
-        eval_strategy="steps" if heldout else "no",
-        eval_steps=steps_an_epoch,
+        train_sampling_strategy="sequential",  # `order` says which row comes when
         dataset_kwargs={"skip_prepare_dataset": True},  # rows are tokenised and labelled already
         max_length=None,
         seed=config.seed,
     )
+    nothing = Row([words.pad_token_id] * 2, [IGNORED] * 2)
+    progress = Progress(run, "sft", steps)
+
+    def measure() -> dict[str, float]:
+        return {"eval_loss": heldout_loss(trainer, heldout, nothing, args.per_device_train_batch_size)}
+
     trainer = SFTTrainer(
         policy,
         args,
-        train_dataset=Dataset.from_list([dataclasses.asdict(row) for row in rows]),
-        eval_dataset=Dataset.from_list([dataclasses.asdict(row) for row in heldout]) if heldout else None,
+        train_dataset=Dataset.from_list([dataclasses.asdict(row) for row in [*rows, nothing]]).select(order),
         processing_class=words,
-        callbacks=[adapter.Reporter(Progress(run, "sft", steps))],
+        callbacks=[adapter.Reporter(progress, measure=measure if heldout else None, every=steps // config.epochs)],
     )
-    adapter.fit(trainer, run)
-    history = trainer.state.log_history
-    last = {name: [line[name] for line in history if name in line][-1:] for name in ("loss", "eval_loss")}
-    return {"steps": steps, "loss": next(iter(last["loss"]), None), "eval_loss": next(iter(last["eval_loss"]), None)}
+    trained = adapter.fit(trainer, run)
+    lines = run.metrics()
+    last = {name: [line[name] for line in lines if name in line][-1:] for name in ("loss", "eval_loss")}
+    return trained, {name: next(iter(found), None) for name, found in last.items()} | {"steps": steps}
+
+
+@torch.no_grad()
+def heldout_loss(trainer: Trainer, rows: Sequence[Row], nothing: Row, size: int) -> float:
+    """-log p(token) of these responses, the mean over their tokens: nats, whatever the processes and their batches.
+
+    Each process computes its part, `size` rows at a time; a process that has fewer gets `nothing` in their place.
+    """
+    targets = sum(label != IGNORED for row in rows for label in row.labels)
+    part = [rows[place] if counts else nothing for place, counts in zip(*parallel.places(len(rows)), strict=True)]
+    trainer.model.eval()
+    loss = 0.0
+    for start in range(0, len(part), size):
+        batch = trainer.data_collator([dataclasses.asdict(row) for row in part[start : start + size]])
+        batch = {name: values.to(trainer.args.device) for name, values in batch.items()}
+        loss += trainer.compute_loss(trainer.model, batch, num_items_in_batch=targets).item()
+    return parallel.total(loss)[0] / parallel.count()  # Trainer multiplies by the processes, whose mean DDP takes
 
 
 def show(
@@ -198,8 +239,9 @@ def show(
         generator=torch.Generator().manual_seed(config.seed),
         batch_size=SHOWN,
     )
-    with (run.path / "samples.jsonl").open("w") as file:
-        for (prompt, _), ids in zip(asked, samples.response_ids, strict=True):
-            said = {"prompt": prompt.messages[-1].content, "response": tokenizer.response_text(words, ids)}
-            file.write(json.dumps(said) + "\n")
+    if parallel.is_main():
+        with (run.path / "samples.jsonl").open("w") as file:
+            for (prompt, _), ids in zip(asked, samples.response_ids, strict=True):
+                said = {"prompt": prompt.messages[-1].content, "response": tokenizer.response_text(words, ids)}
+                file.write(json.dumps(said) + "\n")
     return sum(samples.ended) / len(asked)

@@ -4,11 +4,15 @@ Writes  runs/<id>/trainer/checkpoint-<step>/ while training; gone when the stage
 
 pretrain uses Trainer itself, sft TRL's subclass of it. A checkpoint of Trainer is not atomic, so `WHOLE` is written
 into it last and only folders that have it are resumed from.
+
+Trainer divides the loss of a batch by its targets in all processes and all microbatches, and sums the gradients, so
+what is learned does not depend on how a batch is divided among them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -16,26 +20,67 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
+from data.errors import InvalidInput
 from data.runs import RunFolder
+from training import parallel
 from training.metrics import Cancelled, Progress
 
 WHOLE = "whole"  # the name of the marker file
+CLOCK = "clock.json"
+
+
+def divided(batch_size: int, microbatch: int | None) -> tuple[int, int]:
+    """Rows in one forward pass of one process, and how many such passes make its part of a batch of `batch_size` rows.
+
+    Raises:
+        InvalidInput: the batch does not divide among the processes, or a process' part into microbatches.
+    """
+    rows = parallel.per_process(batch_size)
+    size = min(microbatch or rows, rows)
+    if rows % size:
+        fitting = ", ".join(str(n) for n in range(1, rows + 1) if rows % n == 0)
+        raise InvalidInput(f"microbatch {size} does not divide the {rows} rows of one process. Take one of {fitting}.")
+    return size, rows // size
 
 
 def arguments(
-    kind: type[TrainingArguments], run: RunFolder, *, steps: int, batch_size: int, save_every: int, **more: Any
+    kind: type[TrainingArguments],
+    run: RunFolder,
+    *,
+    steps: int,
+    batch_size: int,
+    microbatch: int | None,
+    save_every: int,
+    **more: Any,
 ) -> TrainingArguments:
-    """TrainingArguments, or TRL's subclass of them: fp32 on a CPU, bf16 on a GPU that has it, nothing sent anywhere."""
+    """TrainingArguments, or TRL's subclass of them: fp32 on a CPU, bf16 on a GPU that has it, nothing sent anywhere.
+
+    `batch_size` counts the rows of one optimizer step in all processes together. Raises InvalidInput as `divided` does.
+    """
     gpu = torch.cuda.is_available()
+    size, passes = divided(batch_size, microbatch)
     # TRL turns this on by default, under a name that depends on the release of transformers.
     names = {field.name for field in dataclasses.fields(kind)}
     recompute = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
     return kind(
         output_dir=str(run.path / "trainer"),
         max_steps=steps,
-        per_device_train_batch_size=batch_size,
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=passes,
+        average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False,
+        ddp_timeout=int(parallel.PATIENCE.total_seconds()),
         save_steps=save_every,
         save_total_limit=2,
         logging_strategy="steps",
@@ -49,22 +94,64 @@ def arguments(
     )
 
 
-def fit(trainer: Trainer, run: RunFolder) -> None:
-    """Train, going on from the run's newest whole checkpoint. Raises Cancelled when SIGTERM came; that is saved."""
+class Clock:
+    """The minutes that training may take and the seconds it has used, the same on all processes, kept when resuming."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self.minutes, self.seconds = minutes, 0.0
+        self._last = time.monotonic()
+
+    @property
+    def share(self) -> float:
+        """How much of the time is used; 0 without a limit."""
+        return 0.0 if self.minutes is None else self.seconds / (60 * self.minutes)
+
+    def tick(self, wish_to_stop: bool) -> bool:
+        """Read the time, and return whether any process wishes to stop. To be called by all processes."""
+        now = time.monotonic()
+        since, self._last = now - self._last, now
+        wish, self.seconds = parallel.largest(float(wish_to_stop), self.seconds + since)
+        return bool(wish)
+
+    def save(self, folder: Path) -> None:
+        (folder / CLOCK).write_text(json.dumps({"seconds": self.seconds}))
+
+    def load(self, folder: Path) -> None:
+        """Go on from the time that was used when the checkpoint in `folder` was made."""
+        self.seconds = json.loads((folder / CLOCK).read_text())["seconds"]
+        self._last = time.monotonic()
+
+
+def fit(trainer: Trainer, run: RunFolder, clock: Clock | None = None) -> PreTrainedModel:
+    """Train, going on from the run's newest whole checkpoint; returns the trained model, plain and on every process.
+
+    Raises:
+        Cancelled: SIGTERM came to one of the processes; what all of them have is saved.
+    """
     trainer.remove_callback(PrinterCallback)  # Reporter prints
     newest = newest_whole(run.path / "trainer")
     run.drop_metrics_after(_step_of(newest) if newest else 0)
+    if newest and clock:
+        clock.load(newest)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, Reporter) and callback.cancelled:
             raise Cancelled
+    config = trainer.accelerator.unwrap_model(trainer.model).config
+    return parallel.whole(
+        trainer.accelerator,
+        trainer.model_wrapped,
+        lambda: AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False),
+    )
 
 
-def finish(run: RunFolder, metrics: dict[str, Any]) -> None:
-    """Say that the run has made its checkpoint, and drop what only a resume needs."""
+def finish(run: RunFolder, metrics: dict[str, Any], *, also: tuple[str, ...] = ()) -> None:
+    """Say that the run has made its checkpoint, and drop what only a resume needs; `also` names further folders."""
     run.update(state="done", checkpoint=run.id, progress=1.0, metrics=metrics)
     print(f"{run.id}: {metrics}", flush=True)
-    shutil.rmtree(run.path / "trainer", ignore_errors=True)
+    if parallel.is_main():
+        for name in ("trainer", *also):
+            shutil.rmtree(run.path / name, ignore_errors=True)
 
 
 def newest_whole(folder: Path) -> Path | None:
@@ -83,34 +170,41 @@ class Reporter(TrainerCallback):
         self,
         progress: Progress,
         *,
-        minutes: float | None = None,
+        clock: Clock | None = None,
         also: Callable[[float], dict[str, float]] | None = None,
+        measure: Callable[[], dict[str, float]] | None = None,
+        every: int = 1,
     ) -> None:
-        """`also` gives further numbers to record from the loss of a step."""
-        self.progress, self.also = progress, also
+        """`also` gives further numbers to record from the loss of a step; `measure` gives some each `every` steps."""
+        self.progress, self.also, self.clock = progress, also, clock or Clock(None)
+        self.measure, self.every = measure, every
         self.cancelled = False
-        self._until = None if minutes is None else time.monotonic() + 60 * minutes
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
-        kept = ("loss", "eval_loss", "grad_norm", "learning_rate")
+        kept = ("loss", "grad_norm", "learning_rate")
         numbers = {name: logs[name] for name in kept if name in logs}
-        if not state.is_world_process_zero or not numbers:
+        if not numbers:
             return
         if self.also is not None and "loss" in numbers:
             numbers |= self.also(numbers["loss"])
         self.progress.log(state.global_step, **numbers)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self.progress.at(state.global_step)
-        if self.progress.stop_requested:
+        self.progress.at(state.global_step)
+        if self.measure is not None and state.global_step % self.every == 0:
+            self.progress.log(state.global_step, **self.measure())
+        if self.clock.tick(self.progress.stop_requested):
             self.cancelled = control.should_save = control.should_training_stop = True
-        elif self._until is not None and time.monotonic() > self._until:
+            self.progress.at(state.global_step, always=True)
+        elif self.clock.share >= 1:
             control.should_training_stop = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nothing here reads it
-        (folder / WHOLE).touch()
+        parallel.wait()  # the other processes have written their part
+        if parallel.is_main():
+            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nothing here reads it
+            self.clock.save(folder)
+            (folder / WHOLE).touch()

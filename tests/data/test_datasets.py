@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data import datasets, snapshots
@@ -50,7 +52,7 @@ def snapshot(tmp_path):
                 "labeler": "labeler-b",
                 "display_order": ["r-2", "r-1"],
                 "unrankable": ["r-2"],
-                "ratings": {},
+                "ratings": {"r-1": {"helpful": 6, "honest": 3}},
                 "flags": {},
                 "rewrite": None,
                 "comment": "",
@@ -76,10 +78,20 @@ def test_rankings_keep_what_could_not_be_ranked(snapshot):
             responses=("Red.", "Fish."),
             sources=("sft-0001", "base"),
             ranks=(1, None),
+            ratings=(4.5, None),
             labeler="labeler-b",
             label_id="l-1",
         )
     ]
+
+
+def test_a_label_counts_as_much_as_the_snapshot_says(snapshot):
+    file = snapshot.path / "rankings" / "heldout.parquet"
+    table = pq.read_table(file)
+
+    assert [ranking.weight for ranking in datasets.rankings(snapshot, "heldout")] == [1.0]
+    pq.write_table(table.append_column("weight", pa.array([0.25])), file)
+    assert [ranking.weight for ranking in datasets.rankings(snapshot, "heldout")] == [0.25]
 
 
 def test_prompts_need_no_label(snapshot):

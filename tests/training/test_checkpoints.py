@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data.errors import NotFound
+from data.errors import InvalidInput, NotFound
 from training import checkpoints
 from training.checkpoints import add_metrics, load_state, name_of, read_manifest, resolve, save, save_state
 
@@ -182,3 +183,39 @@ def test_the_code_version_is_known(monkeypatch):
 
 def test_a_manifest_is_plain_json(saved_policy):
     assert json.loads((saved_policy / "pawl.json").read_text())["id"] == "pretrain-0001"
+
+
+def half_frozen(policy):
+    """The policy, of which only the last layer learns."""
+    policy.requires_grad_(False)
+    policy.model.layers[-1].requires_grad_(True)
+    return policy
+
+
+def test_a_state_can_leave_out_what_is_frozen(run, policy):
+    parts = {"models": {"policy": half_frozen(policy)}, "optimizers": {}}
+    folder = save_state(run.path, 1, extra={}, only_trainable=True, **parts)
+    learned = policy.model.layers[-1].mlp.up_proj.weight
+    before = learned.detach().clone()
+    frozen = policy.model.embed_tokens.weight.detach().clone()
+    with torch.no_grad():
+        learned += 1
+
+    load_state(run.path, **parts)
+
+    assert torch.equal(learned, before) and torch.equal(policy.model.embed_tokens.weight, frozen)
+    assert set(load_file(folder / "policy.trainable.safetensors")) == {
+        name for name, weight in policy.named_parameters() if weight.requires_grad
+    }
+    assert not (folder / "policy.safetensors").exists()
+
+
+def test_a_state_of_other_trainable_weights_is_refused_and_changes_nothing(run, policy):
+    save_state(run.path, 1, models={"policy": half_frozen(policy)}, optimizers={}, extra={}, only_trainable=True)
+    policy.requires_grad_(True)
+    before = {name: weight.clone() for name, weight in policy.named_parameters()}
+
+    with pytest.raises(InvalidInput, match="holds 9 trainable tensors, and the model has 20 of other names"):
+        load_state(run.path, models={"policy": policy}, optimizers={})
+
+    assert all(torch.equal(weight, before[name]) for name, weight in policy.named_parameters())

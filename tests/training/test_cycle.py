@@ -9,17 +9,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from data.errors import InvalidInput
 from data.interchange import seed
 from data.owner import open_feedback
 from data.records import RankingAnswer
 from data.runs import RunFolder
 from data.store import Store
 from data.workspace import Workspace
+from training.__main__ import config_of
 
 ROOT = Path(__file__).parents[2]
 MICRO = ["reward.epochs=1", "ppo.steps=6", "ppo.save-every=1", "ppo.batch-size=16", "ppo.minibatch-size=16"]
@@ -140,6 +143,56 @@ def test_a_cycle_that_is_told_to_stop_says_so_and_can_be_resumed(tmp_path):
     assert state["state"] == "cancelled"
     assert run.state()["state"] == "cancelled"
     assert not run.is_alive()
+
+
+@pytest.mark.slow
+def test_a_stage_in_two_processes_is_stopped_through_torchrun_and_goes_on_in_one(tmp_path, monkeypatch):
+    """torchrun ends with a code of its own, and hears of nothing but the signal."""
+    from training import cycle, metrics, pretrain
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "text").mkdir()
+    for i in range(100):
+        (tmp_path / "text" / f"{i}.txt").write_text(f"Story {i}. The cat sat on the mat, and the dog ran {i} times. ")
+    sizes = "--vocab-size 300 --batch-size 2 --block 16 --steps 200 --save-every 1000 --log-every 1".split()
+    workspace = Workspace.at(tmp_path / "var")
+    config = cycle.Config(stages="pretrain", launch="torchrun --standalone --nproc-per-node 2")
+    turn = cycle.Cycle(config, RunFolder.create(workspace.runs, "cycle", {"preset": "tiny"}), workspace)
+    run = RunFolder(workspace.runs / "pretrain-0001")
+
+    def stop_soon() -> None:
+        while not run.metrics():
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    metrics.catch_stop_signal()
+    threading.Thread(target=stop_soon, daemon=True).start()
+    try:
+        with pytest.raises(metrics.Cancelled):
+            turn.train("pretrain", "--text", str(tmp_path / "text"), *sizes)
+    finally:
+        metrics.catch_stop_signal()  # forgets the signal
+        signal.signal(signal.SIGTERM, before)
+
+    stopped = run.state()
+    assert turn.entry("pretrain")["state"] == stopped["state"] == "cancelled", run.log_tail()
+    assert 0 < stopped["step"] < 200
+    assert re.search(r"pretrain 1/200", run.log_tail(1000))
+    config = config_of(pretrain.Config, run.config() | {"steps": stopped["step"] + 1})
+    pretrain.main(config, run, workspace)
+    assert [line["step"] for line in run.metrics()] == list(range(1, stopped["step"] + 2))
+    assert run.state()["state"] == "done"
+
+
+def test_a_launcher_that_is_not_there_is_named():
+    from training.cycle import launcher_of
+
+    with pytest.raises(InvalidInput, match="'torchrum'"):
+        launcher_of("torchrum --nproc-per-node 2")
+    assert launcher_of("") == [sys.executable]
+    assert Path(launcher_of("torchrun --standalone")[0]).name == "torchrun"
 
 
 @pytest.mark.parametrize("override", ["steps=10", "ppo.stps=10", "sft.run=../../x", "sft.workspace=/x", "ppo.init=y"])

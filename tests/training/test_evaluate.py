@@ -3,10 +3,22 @@ import torch
 
 from data.errors import InvalidInput
 from data.runs import RunFolder
-from training import checkpoints, corpus, evaluate
+from training import checkpoints, corpus, engine, evaluate
 from training.engine import generator_at
-from training.evaluate import Config, bootstrap_interval, distinct_2, objections_to, reason_of, win_rates
+from training.evaluate import (
+    Answers,
+    Config,
+    bootstrap_interval,
+    compare_best_of,
+    distinct_2,
+    like_length,
+    objections_to,
+    proxy_metrics,
+    reason_of,
+    win_rates,
+)
 from training.model import scalar_from_policy
+from training.rollouts import assemble
 
 GOOD = {
     "reward_accuracy": 0.683,
@@ -76,13 +88,96 @@ def test_the_reason_names_both_checkpoints_and_every_number():
     reason = reason_of("ppo-0002", "sft-0001", GOOD, [])
 
     assert reason == (
-        "ppo-0002 wins 71.2 % against sft-0001 on 36 held-out prompts (95 % interval 66.0 % to 76.0 %, judged by the "
-        "reward model, right on 68.3 % of held-out pairs), at 8.1 nats, 1.04 times the length and +1.3 % bits per byte."
+        "ppo-0002 wins 71.2 % against sft-0001 on 36 held-out prompts (95 % interval 66.0 % to 76.0 %, judged by its "
+        "own reward model, right on 68.3 % of held-out pairs), at 8.1 nats, 1.04 times the length and +1.3 % bits per "
+        "byte."
     )
 
 
 def test_the_reason_says_so_when_nobody_knows_how_good_the_judge_is():
     assert "never measured on held-out labels" in reason_of("a", "b", GOOD | {"reward_accuracy": None}, [])
+
+
+def test_the_reason_names_the_second_judge_and_what_it_did_not_confirm():
+    reason = reason_of("a", "b", GOOD | {"judge_accuracy": 0.7, "warning": "Over-optimised: so and so"}, ["this"])
+
+    assert "judged by a second reward model, right on 70.0 % of held-out pairs" in reason
+    assert reason.endswith("bits per byte. Over-optimised: so and so. Not promoted: this.")
+
+
+def test_the_reason_tells_of_the_best_of_n():
+    found = {"best_of": 16, "best_of_win_rate": 0.94, "win_rate_over_best_of": 0.41, "best_of_kl_bound": 1.835}
+
+    assert "It wins 41.0 % against the best of 16 responses of b, which wins 94.0 % at 1.8 nats." in reason_of(
+        "a", "b", GOOD | found, []
+    )
+
+
+def answers(scores, lengths, judged=None):
+    """Answers (P, n) with these scores and lengths in tokens."""
+    flat = [length for row in lengths for length in row]
+    samples = engine.Samples([[5] * length for length in flat], [[0.0] * length for length in flat], [True] * len(flat))
+    sampled = assemble([[4]] * len(flat), samples, 0, torch.device("cpu"))
+    by_reward = torch.tensor(scores)
+    return Answers(sampled, ["a"] * len(flat), by_reward, by_reward if judged is None else torch.tensor(judged))
+
+
+def test_a_win_rate_among_pairs_of_like_length_leaves_out_the_others():
+    new, old = (
+        answers([[3.0, 3.0], [3.0, 3.0]], [[20, 40], [50, 50]]),
+        answers([[2.0, 9.0], [1.0, 1.0]], [[21, 37], [20, 20]]),
+    )
+
+    found = like_length(new, old)
+
+    # prompt 1: 20 and 21 are alike and won, 40 and 37 are alike and lost; prompt 2 has no such pair
+    assert found == {"win_rate_like_length": 0.5, "like_length": 0.25}  # 2 of 8 pairs
+
+
+def test_without_a_pair_of_like_length_there_is_no_win_rate_among_them():
+    assert like_length(answers([[3.0]], [[10]]), answers([[2.0]], [[20]])) == {
+        "win_rate_like_length": None,
+        "like_length": 0.0,
+    }
+
+
+def test_of_n_responses_the_reward_model_picks_and_the_judge_decides():
+    candidates = answers([[1.0, 4.0, 2.0]], [[10, 30, 10]], judged=[[9.0, 5.0, 9.0]])
+    new, old = (
+        answers([[0.0, 0.0]], [[20, 20]], judged=[[6.0, 4.0]]),
+        answers([[0.0, 0.0]], [[20, 20]], judged=[[4.0, 5.0]]),
+    )
+
+    found = compare_best_of(candidates, new, old, a_config(best_of=3))
+
+    # it picks the second, of 30 tokens, which the judge gives 5: a win and a tie against the parent's 4 and 5
+    assert found["best_of"] == 3 and found["best_of_win_rate"] == 0.75
+    assert found["win_rate_over_best_of"] == 0.5  # 6 wins against 5, 4 loses
+    assert found["best_of_length_ratio"] == 1.5
+    assert found["best_of_kl_bound"] == pytest.approx(0.43195, abs=1e-5)  # log 3 - 2/3
+
+
+@pytest.mark.parametrize(
+    ("proxy", "judge", "warned"),
+    [(1.0, 0.6, False), (1.0, 0.5, True), (1.0, 0.2, True), (0.5, 0.2, False)],
+)
+def test_a_gain_that_only_the_reward_model_sees_is_warned_of(proxy, judge, warned):
+    """Against a parent whose every score is 0, ten prompts with ten responses, of which this share is better."""
+
+    def by(share):
+        return [[1.0] * round(10 * share) + [-1.0] * round(10 * (1 - share))] * 10
+
+    lengths = [[5] * 10] * 10
+    new, old = answers(by(proxy), lengths, by(judge)), answers([[0.0] * 10] * 10, lengths)
+
+    found = proxy_metrics(new, old, {"win_rate": judge, "win_rate_low": judge}, a_config())
+
+    assert found["proxy_win_rate"] == pytest.approx(proxy)
+    assert bool(found["warning"]) == warned
+    if warned:
+        assert (
+            f"wins 100.0 % by the reward model it learned from and {judge * 100:.1f} % by the judge" in found["warning"]
+        )
 
 
 def test_the_reason_of_a_rejection_lists_what_is_wrong():
@@ -93,17 +188,23 @@ def test_the_reason_of_a_rejection_lists_what_is_wrong():
 def judge_checkpoint(workspace, saved_policy, words):
     """checkpoints/reward-0001 with a random head; held-out text beside the policy."""
     corpus.write_heldout(saved_policy, ["The cat sat on the mat.", "Cats eat fish and drink water."])
+    return save_reward(workspace, saved_policy, words, "reward-0001", sign=1)
+
+
+def save_reward(workspace, saved_policy, words, name, sign):
     torch.manual_seed(3)
+    model = scalar_from_policy(saved_policy, words)
+    model.score.weight.data *= sign
     return checkpoints.save(
         workspace.checkpoints,
-        "reward-0001",
+        name,
         stage="reward",
         parents=["pretrain-0001"],
         snapshot=None,
-        model=scalar_from_policy(saved_policy, words),
+        model=model,
         tokenizer=words,
         config={},
-        metrics={},
+        metrics={"heldout_accuracy": 0.7},
         seed=0,
     )
 
@@ -157,11 +258,36 @@ def test_a_policy_that_forgot_how_text_goes_is_rejected_for_it(
 
 
 @pytest.mark.slow
+def test_best_of_n_wins_by_its_own_reward_model_and_loses_by_the_opposite_judge(
+    snapshot, workspace, saved_policy, judge_checkpoint, words
+):
+    save_reward(workspace, saved_policy, words, "reward-0002", sign=-1)
+    alone = run_evaluation(snapshot, workspace, "pretrain-0001", best_of=16).state()["metrics"]
+
+    run = run_evaluation(snapshot, workspace, "pretrain-0001", best_of=16, judge="reward-0002")
+
+    judged = run.state()["metrics"]
+    assert alone["best_of_win_rate"] > 0.8  # 16/17 on average
+    assert judged["best_of_win_rate"] == pytest.approx(1 - alone["best_of_win_rate"])  # the same responses, turned over
+    assert judged["proxy_win_rate"] == alone["win_rate"] and judged["win_rate"] == pytest.approx(1 - alone["win_rate"])
+    assert (
+        judged["judge_accuracy"] == 0.7 and "judged by a second reward model, right on 70.0 %" in run.state()["reason"]
+    )
+    assert "proxy_win_rate" not in alone and "best of 16 responses of pretrain-0001" in run.state()["reason"]
+    assert run.state()["step"] == run.state()["steps"] == 5
+
+
+@pytest.mark.slow
 def test_without_held_out_prompts_nothing_is_measured(rows, workspace, saved_policy, judge_checkpoint):
     snapshot = rows.freeze(workspace, prompts=[rows.prompt("What do cats eat?")])
 
     with pytest.raises(InvalidInput, match="no held-out prompt"):
         run_evaluation(snapshot, workspace, "pretrain-0001")
+
+
+def test_the_best_of_one_is_refused():
+    with pytest.raises(ValueError, match="best_of is 1"):
+        a_config(best_of=1)
 
 
 def test_no_samples_are_refused():

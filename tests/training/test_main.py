@@ -1,5 +1,6 @@
 import importlib
 import json
+import os
 import sys
 import types
 from dataclasses import dataclass
@@ -116,6 +117,48 @@ def test_a_run_id_that_was_given_is_used(workspace):
 
     assert run.path == workspace.runs / "sft-0005"
     assert run.config() == {"steps": 2}
+
+
+def test_the_run_has_a_second_name_that_torchrun_leaves_alone(tmp_path):
+    assert command.parse("sft", Config, ["--snapshot", "x", "--run-id", "sft-0005"])[0].run == "sft-0005"
+    assert command.parse("sft", Config, ["--snapshot", "x", "--run", "sft-0005"])[0].run == "sft-0005"
+
+
+def test_one_process_takes_one_gpu_and_a_launched_one_what_it_was_given(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for given, taken in ((None, "0"), ("2,3", "2"), ("", "")):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if given is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        command.take_one_gpu()
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == taken
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    command.take_one_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
+def test_a_stage_that_cannot_be_shared_refuses_several_processes_once(workspace, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert command.main(["cycle", "--workspace", str(workspace.root)]) == 1
+
+    assert capsys.readouterr().err == "cycle runs in one process. Start it without torchrun; nothing was done.\n"
+
+
+def test_the_first_process_to_fail_tells_why_for_all(run, workspace, monkeypatch, capsys):
+    def refuse(*_):
+        raise TooFewLabels("sft needs 1 demonstration")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        assert command.execute(stage_that(refuse), Config(Path()), run, workspace) == 1
+
+    assert run.state()["error"] == "Process 1 of 2: sft needs 1 demonstration"
+    assert capsys.readouterr().err == "Process 1 of 2: sft needs 1 demonstration\n"
 
 
 def test_a_stage_that_ends_well_exits_with_0_or_its_own_code(run, workspace):

@@ -2,14 +2,26 @@ import math
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    CohereConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GraniteConfig,
+)
 
 from training import checkpoints, model
 from training.model import (
     fit_to_tokenizer,
+    layers_recomputed,
     load_policy,
     load_scalar,
-    logprobs_and_entropy,
+    logprobs_and_entropy_at,
+    logprobs_at,
     logprobs_of,
     positions_of,
     scalar_from_policy,
@@ -79,21 +91,157 @@ def test_slices_change_neither_the_logprobs_nor_the_gradients(policy, monkeypatc
     torch.testing.assert_close(policy.model.layers[0].mlp.up_proj.weight.grad, wanted)
 
 
+def test_logprobs_are_made_for_the_tokens_asked_for_alone(policy):
+    ids, mask = torch.tensor([ROW, ROW[::-1]]), torch.ones(2, 5, dtype=torch.long)
+    asked = torch.tensor([[True, False, True, False, True], [False, False, False, True, False]])
+    seen = []
+    hook = policy.get_output_embeddings().register_forward_hook(lambda module, given, made: seen.append(made.shape))
+
+    found = logprobs_at(policy, ids, mask, asked)
+    hook.remove()
+
+    whole = logprobs_of(policy, ids, mask)
+    # the first token follows nothing; the others are targets 2 and 4 of the first row, 3 of the second
+    torch.testing.assert_close(found, torch.stack([whole[0, 1], whole[0, 3], whole[1, 2]]))
+    assert seen == [(3, 300)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["rotary", "learned"])
+def test_without_a_mask_padding_on_the_right_leaves_the_logprobs_as_they_are(policy, kind):
+    if kind == "learned":
+        torch.manual_seed(0)
+        policy = GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=16, n_layer=1, n_head=2, initializer_range=0.5))
+        policy.eval()
+
+    torch.testing.assert_close(logprobs_of(policy, RIGHT[0], None)[:, :4], logprobs_of(policy, *BARE))
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that any operation inside it gives out, forward and backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        self.numel = max([self.numel, *(t.numel() for t in tree_leaves(found) if isinstance(t, torch.Tensor))])
+        return found
+
+
+def test_no_tensor_over_batch_tokens_and_vocabulary_ever_exists(policy, monkeypatch):
+    monkeypatch.setattr(model, "MAX_LOGITS", 16 * 300)
+    ids = torch.randint(6, 300, (8, 40))
+    is_target = torch.zeros(8, 40, dtype=torch.bool)
+    is_target[:, 20:] = True
+
+    with Largest() as largest:
+        logprobs_at(policy, ids, None, is_target, temperature=0.7).sum().backward()
+        logprobs_and_entropy_at(policy, ids, None, is_target)
+
+    # All tokens have 8 * 40 * 300 = 96,000 logits, the targets 8 * 20 * 300 = 48,000, a slice 16 * 300 = 4,800. The
+    # widest activation is the feed-forward layer's, 8 * 40 * 32 = 10,240.
+    assert 16 * 300 <= largest.numel <= 8 * 40 * 32
+
+
+def test_logits_kept_for_the_backward_pass_are_one_slice(policy, monkeypatch):
+    monkeypatch.setattr(model, "MAX_LOGITS", 16 * 300)
+    ids = torch.randint(6, 300, (8, 40))
+    kept = []
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        logprobs_of(policy, ids, None).sum()
+
+    assert not any(shape[-1] == 300 and len(shape) > 1 and shape[0] != 16 for shape in kept)
+
+
+@pytest.mark.parametrize("kind", ["rotary", "learned"])
+def test_recomputed_layers_give_the_same_gradients_keep_less_and_leave_dropout_off(policy, kind):
+    if kind == "learned":
+        torch.manual_seed(0)
+        policy = GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=16, n_layer=2, n_head=2)).eval()  # dropout 0.1
+    ids = torch.randint(6, 300, (4, 30))
+
+    def gradient_and_kept():
+        kept = []
+        policy.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+            loss = logprobs_of(policy, ids, None).mean()
+        loss.backward()
+        return policy.get_input_embeddings().weight.grad.clone(), sum(kept)
+
+    wanted, all_kept = gradient_and_kept()
+    with layers_recomputed(policy):
+        assert not policy.training
+        found, few_kept = gradient_and_kept()
+
+    torch.testing.assert_close(found, wanted)
+    assert few_kept < 0.6 * all_kept
+    assert not any(module.training for module in policy.modules())
+    torch.testing.assert_close(gradient_and_kept()[0], wanted)
+
+
+def test_a_model_without_layers_that_can_be_recomputed_is_named():
+    with pytest.raises(ValueError, match="Linear has no layers"), layers_recomputed(torch.nn.Linear(1, 1)):
+        pass
+
+
 @torch.no_grad()
 def test_a_model_that_knows_nothing_has_the_entropy_of_its_vocabulary(policy):
     policy.get_output_embeddings().weight.zero_()
 
-    logprobs, entropy = logprobs_and_entropy(policy, *BARE)
+    logprobs, entropy = logprobs_and_entropy_at(policy, *BARE, torch.ones(1, 5, dtype=torch.bool))
 
-    torch.testing.assert_close(entropy, torch.full((1, 4), math.log(300)))
-    torch.testing.assert_close(logprobs, torch.full((1, 4), -math.log(300)))
+    torch.testing.assert_close(entropy, torch.full((4,), math.log(300)))
+    torch.testing.assert_close(logprobs, torch.full((4,), -math.log(300)))
 
 
 @torch.no_grad()
-def test_a_model_that_rescales_its_logits_is_asked_for_them(policy):
-    policy.config.logits_scaling = 2.0  # Granite's way; Llama's forward ignores it, which shows who made the logits
+def test_the_entropy_is_that_of_the_distribution_at_the_temperature(policy):
+    ids, mask = BARE
+    for weight in policy.parameters():
+        weight *= 3  # away from uniform
+
+    _, entropy = logprobs_and_entropy_at(policy, ids, mask, torch.ones(1, 5, dtype=torch.bool), temperature=0.5)
+
+    logits = policy(input_ids=ids, attention_mask=mask).logits[0, :4] / 0.5
+    torch.testing.assert_close(entropy, torch.distributions.Categorical(logits=logits).entropy())
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "config",
+    [
+        Gemma2Config(vocab_size=300, intermediate_size=16, final_logit_softcapping=0.05, **SMALL),
+        CohereConfig(vocab_size=300, intermediate_size=16, logit_scale=7.0, **SMALL),
+        GraniteConfig(vocab_size=300, intermediate_size=16, logits_scaling=0.1, **SMALL),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_a_model_that_rescales_its_logits_is_asked_for_them(config):
+    torch.manual_seed(0)
+    policy = AutoModelForCausalLM.from_config(config).eval()
 
     torch.testing.assert_close(logprobs_of(policy, *BARE), reference_logprobs(policy))
+    last = torch.tensor([[False, False, False, True, True]])
+    torch.testing.assert_close(logprobs_at(policy, *BARE, last), reference_logprobs(policy)[0, 2:])
+
+
+@torch.no_grad()
+def test_in_bf16_the_scalar_head_still_computes_in_fp32(saved_policy):
+    scalar = scalar_from_policy(saved_policy).eval()
+    ids, mask = BARE
+
+    with torch.autocast("cpu", torch.bfloat16):
+        found = token_values(scalar, ids, mask)
+        hidden = scalar.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, hidden.float() @ scalar.score.weight[0], atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -109,12 +257,12 @@ def test_the_score_is_read_at_the_last_real_token_on_either_side_of_padding(save
 
 def test_a_scalar_model_has_the_policys_backbone_and_a_head_of_the_right_size(saved_policy, policy):
     torch.manual_seed(0)
-    heads = torch.cat([scalar_from_policy(saved_policy).score.weight for _ in range(60)])
+    heads = torch.cat([scalar_from_policy(saved_policy).score.weight for _ in range(15)])
     scalar = scalar_from_policy(saved_policy)
 
     torch.testing.assert_close(scalar.model.embed_tokens.weight, policy.model.embed_tokens.weight)
-    # 960 draws of N(0, 1/17): the standard deviation is within 4 of its standard errors, 0.2425 / sqrt(1920) = 0.0055
-    assert heads.std().item() == pytest.approx(1 / math.sqrt(17), abs=0.022)
+    # 240 draws of N(0, 1/17): the standard deviation is within 4 of its standard errors, 0.2425 / sqrt(480) = 0.011
+    assert heads.std().item() == pytest.approx(1 / math.sqrt(17), abs=0.044)
     assert scalar_from_policy(saved_policy, zero_head=True).score.weight.abs().sum() == 0
 
 

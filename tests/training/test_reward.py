@@ -1,16 +1,19 @@
-import math
+import json
 import random
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from data.errors import TooFewLabels
+from data.datasets import rankings
+from data.errors import InvalidInput, NotFound, TooFewLabels
 from data.runs import RunFolder
 from training import checkpoints, metrics, reward, tokenizer
 from training.model import scalar_from_policy
-from training.reward import Encoded, accuracy_by_prompt, ceiling_of, cosine_to_a_tenth, leak_warning, score_rankings
+from training.preferences import Encoded, encode, labelers_left_out, weighted
+from training.reward import cosine_to_a_tenth, improve, margins_of, score_rankings, tie_parameter
 from training.rollouts import padded_right, reward_scores
 
 LONG, SHORT = "Open it with a with statement, so that it is closed at the end.", "Fish."
@@ -42,40 +45,25 @@ def new_run(workspace):
     return RunFolder.create(workspace.runs, "reward", {})
 
 
-def encoded(prompt_id, ranks):
-    return Encoded(prompt_id, ((1,),) * len(ranks), ranks, (1,) * len(ranks))
+def encoded(*ranks, responses=None, prompt=(9, 10, 11), **more):
+    k = len(ranks)
+    responses = responses or tuple((20 + i, 30 + i, 2) for i in range(k))
+    fields = {"lengths": (1,) * k, "sources": ("sft",) * k, "ratings": (None,) * k, "labeler": "ana"} | more
+    return Encoded("p", prompt, responses, ranks, **fields)
 
 
-def test_accuracy_counts_pairs_and_its_error_is_clustered_by_prompt():
-    rankings = [encoded("a", (1, 2, 3)), encoded("b", (1, 2))]
-
-    accuracy, error = accuracy_by_prompt(rankings, [[3.0, 2.0, 1.0], [0.0, 1.0]])
-
-    # prompt a: 3 of 3 pairs right, prompt b: 0 of 1; residuals 3 - 0.75*3 = 0.75 and 0 - 0.75 = -0.75
-    assert accuracy == 0.75
-    assert error == pytest.approx(math.sqrt((0.75**2 + 0.75**2) * 2 / 1) / 4)
+@pytest.fixture
+def scalar(saved_policy, words):
+    torch.manual_seed(0)
+    return scalar_from_policy(saved_policy, words).eval()
 
 
-def test_two_rankings_of_one_prompt_say_nothing_of_the_spread_between_prompts():
-    rankings = [encoded("a", (1, 2)), encoded("a", (2, 1))]
-
-    assert accuracy_by_prompt(rankings, [[1.0, 0.0], [1.0, 0.0]]) == (0.5, None)
-
-
-def test_without_a_pair_there_is_no_accuracy():
-    assert accuracy_by_prompt([], []) == (None, None)
-
-
-def test_two_labels_that_agree_82_percent_cap_a_perfect_judge_at_90():
-    assert ceiling_of(0.82) == pytest.approx(0.9)  # 0.9^2 + 0.1^2 = 0.82
-    assert ceiling_of(0.4) == 0.5  # worse than chance is chance
-    assert ceiling_of(None) is None
-
-
-def test_an_accuracy_that_no_honest_judge_reaches_is_called_a_leak():
-    assert leak_warning(0.94, 0.01, 0.9) is not None
-    assert leak_warning(0.92, 0.01, 0.9) is None
-    assert leak_warning(0.94, 0.01, None) is None
+def gradient_of(scalar, batch, config, theta=1.0):
+    """What one step on this batch reports, and the gradient it takes."""
+    start = {name: weight.clone() for name, weight in scalar.state_dict().items()}
+    stats = improve(scalar, torch.optim.SGD(scalar.parameters(), lr=0.0), batch, config, 0, theta)
+    scalar.load_state_dict(start)
+    return stats, torch.cat([weight.grad.flatten() for weight in scalar.parameters() if weight.grad is not None])
 
 
 def test_the_learning_rate_falls_from_one_to_a_tenth():
@@ -84,45 +72,158 @@ def test_the_learning_rate_falls_from_one_to_a_tenth():
     assert cosine_to_a_tenth(1) == pytest.approx(0.1)
 
 
-def test_rankings_without_a_decided_pair_are_left_out(rows, workspace, words):
+def test_rankings_without_a_pair_that_counts_are_left_out(rows, workspace, words):
     text = "What do cats eat?"
-    rankings = [
+    labels = [
         rows.ranking(1, text, [SHORT, LONG], [1, 1]),
         rows.ranking(2, text, [SHORT, LONG], [1, None]),
         rows.ranking(3, text, [SHORT, LONG, "The mat."], [2, 1, None]),
     ]
-    snapshot = rows.freeze(workspace, prompts=[rows.prompt(text)], rankings=rankings)
+    snapshot = rows.freeze(workspace, prompts=[rows.prompt(text)], rankings=labels)
 
-    found = reward.encode(reward.datasets.rankings(snapshot, "train"), words, 128)
+    without = encode(rankings(snapshot, "train"), words, 128, ties_too=False)
+    with_ties = encode(rankings(snapshot, "train"), words, 128, ties_too=True)
 
-    assert [ranking.ranks for ranking in found] == [(2, 1, 0)]
+    assert [ranking.ranks for ranking in without] == [(2, 1)]  # the response without a rank is not scored at all
+    assert [ranking.ranks for ranking in with_ties] == [(1, 1), (2, 1)]
 
 
 def test_a_response_too_long_to_read_to_its_end_counts_as_unranked(rows, workspace, words):
     text, length = "What do cats eat?", len(tokenizer.response_ids(words, LONG))
-    rankings = [rows.ranking(1, text, [SHORT, LONG, "The mat."], [2, 1, 3])]
-    snapshot = rows.freeze(workspace, prompts=[rows.prompt(text)], rankings=rankings)
+    labels = [rows.ranking(1, text, [SHORT, LONG, "The mat."], [2, 1, 3])]
+    snapshot = rows.freeze(workspace, prompts=[rows.prompt(text)], rankings=labels)
 
-    (found,) = reward.encode(reward.datasets.rankings(snapshot, "train"), words, length - 1)
+    (found,) = encode(rankings(snapshot, "train"), words, length, ties_too=True)
 
-    assert found.ranks == (2, 0, 3)
-    assert all(len(sequence) <= length - 1 for sequence in found.sequences)
-    assert found.sequences[0][-1] == words.eos_token_id
+    assert found.ranks == (2, 3)
+    assert found.responses[0] == tuple(tokenizer.response_ids(words, SHORT))
+    assert found.responses[0][-1] == words.eos_token_id
 
 
-def test_rankings_of_unlike_size_are_scored_as_each_alone(saved_policy, words):
-    torch.manual_seed(0)
-    model = scalar_from_policy(saved_policy, words).eval()
-    big = Encoded("a", ((9, 10, 11), (12, 13), (14,)), (1, 2, 3), (1, 1, 1))
-    small = Encoded("b", ((15, 16, 17, 18), (19,)), (2, 1), (1, 1))
+def test_a_long_prompt_loses_its_beginning_for_all_responses_alike(rows, workspace, words):
+    labels = [rows.ranking(1, LONG, [SHORT, "The mat."], [2, 1])]
+    snapshot = rows.freeze(workspace, prompts=[rows.prompt(LONG)], rankings=labels)
+    (whole,) = encode(rankings(snapshot, "train"), words, 128, ties_too=True)
+
+    (cut,) = encode(rankings(snapshot, "train"), words, 20, ties_too=True)
+
+    assert cut.longest == 20 and cut.responses == whole.responses
+    assert cut.prompt == whole.prompt[-len(cut.prompt) :]
+
+
+def test_rankings_of_unlike_size_are_scored_as_each_alone(scalar):
+    big = encoded(1, 2, 3, responses=((9, 10, 11), (12, 13), (14,)))
+    small = encoded(2, 1, responses=((15, 16, 17, 18), (19,)), prompt=(7,))
 
     with torch.no_grad():
-        together, ranks = score_rankings(model, [small, big], words.pad_token_id)
-        alone, _ = score_rankings(model, [big], words.pad_token_id)
+        together, ranks, _ = score_rankings(scalar, [small, big], 0, share=True)
+        alone, _, _ = score_rankings(scalar, [big], 0, share=True)
 
     assert ranks.tolist() == [[2, 1, 0], [1, 2, 3]]
     assert together[0, 2] == 0
     torch.testing.assert_close(together[1], alone[0], atol=1e-5, rtol=1e-5)
+
+
+def test_the_gradient_is_that_of_the_whole_batch_however_it_is_cut(scalar, tmp_path):
+    batch = [encoded(1, 2, 3, 3), encoded(2, 1, prompt=(7,)), encoded(1, 1, 2, prompt=(3, 4, 5, 6), weight=2.5)]
+    whole = reward.Config(tmp_path, "sft", microbatch=3, max_grad_norm=1e9)
+
+    stats, gradient = gradient_of(scalar, batch, whole, theta=1.5)
+    cut_stats, cut = gradient_of(scalar, batch, replace(whole, microbatch=1), theta=1.5)
+    apart = [gradient_of(scalar, [one], whole, theta=1.5)[1] for one in batch]
+
+    assert cut_stats["loss"] == pytest.approx(stats["loss"])
+    torch.testing.assert_close(cut, gradient, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(sum(apart) / 3, gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_layers_computed_again_give_the_same_gradient(scalar, tmp_path):
+    batch, config = [encoded(1, 2, 3, 3)], reward.Config(tmp_path, "sft")
+
+    stats, gradient = gradient_of(scalar, batch, config, theta=1.5)
+    again_stats, again = gradient_of(scalar, batch, replace(config, gradient_checkpointing=True), theta=1.5)
+
+    assert again_stats["loss"] == pytest.approx(stats["loss"])
+    torch.testing.assert_close(again, gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_a_labeler_of_weight_three_counts_three_times(scalar, tmp_path):
+    heavy, light = encoded(1, 2, weight=1.5), encoded(2, 1, weight=0.5)
+    config = reward.Config(tmp_path, "sft", max_grad_norm=1e9)
+
+    _, weighed = gradient_of(scalar, [heavy, light], config)
+    _, repeated = gradient_of(scalar, [replace(one, weight=1.0) for one in (heavy, heavy, heavy, light)], config)
+
+    torch.testing.assert_close(weighed, repeated, atol=1e-6, rtol=1e-4)
+
+
+def test_margins_are_taken_from_ranks_or_ratings(tmp_path):
+    one = encoded(1, 2, 4, ratings=(7.0, None, 4.0))
+    ranks = torch.tensor([one.ranks])
+    config = reward.Config(tmp_path, "sft", margin=0.5)
+
+    by_rank, by_rating = (margins_of([one], ranks, replace(config, margin_of=of)) for of in ("ranks", "ratings"))
+
+    assert by_rank.tolist() == [[[0, 0.5, 1.5], [0, 0, 1.0], [0, 0, 0]]]
+    assert by_rating.tolist() == [[[0, 0, 1.5], [0, 0, 0], [0, 0, 0]]]
+    assert margins_of([one], ranks, replace(config, margin=0.0)) is None
+
+
+def test_theta_comes_from_the_share_of_ties(tmp_path):
+    config = reward.Config(tmp_path, "sft")
+    train = [encoded(1, 1, 2), encoded(1, 2, 3)]  # ties: a third and none, 1/6 on average
+
+    assert tie_parameter(train, config) == pytest.approx((1 + 1 / 6) / (1 - 1 / 6))
+    assert tie_parameter([replace(train[0], weight=2.0), replace(train[1], weight=0.0)], config) == pytest.approx(2.0)
+    assert tie_parameter(train, replace(config, theta=1.2)) == 1.2
+    assert tie_parameter(train, replace(config, ties="half")) == 1.0
+
+
+def test_weights_of_labelers_come_from_a_file(rows, workspace, tmp_path):
+    snapshot = rows.freeze(
+        workspace, prompts=[rows.prompt("Hi?")], rankings=[rows.ranking(1, "Hi?", ["A", "B"], [1, 2])]
+    )
+    labels, path = rankings(snapshot, "train"), tmp_path / "weights.json"
+
+    path.write_text(json.dumps({"labeler-1": 0.25, "labeler-9": 3}))
+    assert [one.weight for one in weighted(labels, path)] == [0.25]
+    assert [one.weight for one in weighted(labels, None)] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "must hold labelers and numbers of 0 or more"),
+        ('{"labeler-1": -1}', "must hold labelers and numbers of 0 or more"),
+        ('{"labeler-1": NaN}', "must hold labelers and numbers of 0 or more"),
+        ('{"somebody": 1}', "weighs none of the labelers in this snapshot: labeler-1"),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_refused(rows, workspace, tmp_path, text, says):
+    snapshot = rows.freeze(
+        workspace, prompts=[rows.prompt("Hi?")], rankings=[rows.ranking(1, "Hi?", ["A", "B"], [1, 2])]
+    )
+    path = tmp_path / "weights.json"
+    path.write_text(text)
+
+    with pytest.raises(InvalidInput, match=says):
+        weighted(rankings(snapshot, "train"), path)
+    with pytest.raises(NotFound, match="There is no file"):
+        weighted(rankings(snapshot, "train"), tmp_path / "none.json")
+
+
+def test_labelers_are_left_out_by_name_and_by_a_share_that_stays_the_same():
+    names = {f"labeler-{n}" for n in range(200)}
+
+    share = labelers_left_out(names, (), 0.2)
+
+    assert 25 <= len(share) <= 55  # 40 expected, standard deviation 5.7
+    assert labelers_left_out(names - {"labeler-3"}, (), 0.2) == share - {"labeler-3"}
+    assert share < labelers_left_out(names, (), 0.3)
+    assert labelers_left_out({"ana", "ben"}, ("ben",), 0.0) == {"ben"}
+    with pytest.raises(InvalidInput, match="names zoe, who ranked no training prompt .* ana, ben"):
+        labelers_left_out({"ana", "ben"}, ("zoe",), 0.0)
 
 
 @pytest.mark.slow
@@ -140,7 +241,11 @@ def test_a_reward_model_learns_what_the_labeler_likes_and_loads_with_plain_trans
     assert manifest["metrics"]["heldout_accuracy"] > 0.8  # chance is 0.5
     assert manifest["metrics"]["longer_wins"] == 0.0
     assert manifest["metrics"]["heldout_rankings"] == 5 and manifest["metrics"]["train_rankings"] == 35
-    assert {"step", "loss", "accuracy"} <= run.metrics()[0].keys()
+    assert manifest["metrics"]["kendall_tau"] > 0.5 and manifest["metrics"]["length_correlation"] < -0.5
+    assert manifest["metrics"]["theta"] > 1 and manifest["metrics"]["train_ties"] > 0
+    assert set(manifest["metrics"]["by_policies"]) == {"sft-0001 / sft-0001"}
+    assert {"step", "loss", "accuracy", "grad_norm", "padding"} <= run.metrics()[0].keys()
+    assert all(line["padding"] < 0.1 for line in run.metrics())
     model, loading = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == words.get_vocab()
@@ -179,6 +284,39 @@ def test_a_snapshot_without_a_decided_pair_is_refused_with_words(rows, workspace
         reward.main(config_for(snapshot), new_run(workspace), workspace)
 
 
-def test_an_epoch_count_of_zero_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="epochs is 0"):
-        reward.Config(tmp_path, "sft-0001", epochs=0)
+@pytest.mark.slow
+def test_labelers_held_out_are_measured_and_not_trained_on(rows, workspace, saved_policy):
+    prompts = [rows.prompt(f"What do {n} cats eat?", "heldout" if n > 5 else "train") for n in range(8)]
+    labels = [
+        {**rows.ranking(n, f"What do {n} cats eat?", [SHORT, LONG], [1, 2], prompts[n]["split"]), "labeler": name}
+        for n, name in enumerate(("ana", "ana", "ana", "ben", "ben", "ben", "ana", "ben"))
+    ]
+    snapshot, run = rows.freeze(workspace, prompts=prompts, rankings=labels), new_run(workspace)
+
+    reward.main(config_for(snapshot, epochs=1, heldout_labelers=("ben",)), run, workspace)
+
+    found = run.state()["metrics"]
+    assert found["train_rankings"] == 3 and found["train_labelers"] == 1
+    assert found["heldout_pairs"] == 2 and found["unseen_labelers_pairs"] == 1
+    with pytest.raises(TooFewLabels, match="without the 2 labelers held out"):
+        reward.main(config_for(snapshot, heldout_labelers=("ana", "ben")), new_run(workspace), workspace)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"max_tokens": 1}, "max_tokens is 1"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm is nan"),
+        ({"ties": "drop"}, "ties is 'drop'"),
+        ({"theta": 1.0}, "theta is 1.0"),
+        ({"theta": 1.5, "ties": "half"}, "only ties rao-kupper has one"),
+        ({"margin": -1.0}, "margin is -1.0"),
+        ({"margin_of": "stars"}, "margin_of is 'stars'"),
+        ({"heldout_labeler_share": 1.0}, "heldout_labeler_share is 1.0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(tmp_path, option, says):
+    with pytest.raises(ValueError, match=says):
+        reward.Config(tmp_path, "sft-0001", **option)

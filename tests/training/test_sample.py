@@ -1,9 +1,10 @@
 import dataclasses
+from collections import Counter
 
 import pytest
 import torch
 
-from data import batches
+from data import batches, snapshots
 from data.errors import InvalidInput
 from data.runs import RunFolder
 from training import sample
@@ -50,6 +51,23 @@ def test_the_same_run_samples_the_same_batch(config, workspace):
     run.path.mkdir()
 
     assert sampled(config, run, workspace) == sampled(config, run, workspace)
+
+
+def test_a_prompt_is_read_once_for_all_its_responses(config, snapshot, policy, words):
+    asked = sample.choose(config, snapshots.load(snapshot.path), words, policy, "sample-0001")
+    prefilled = []
+    policy.register_forward_pre_hook(
+        lambda _, args, inputs: (
+            prefilled.append(len(inputs["input_ids"])) if inputs["attention_mask"].ndim == 2 else None
+        ),
+        with_kwargs=True,
+    )
+
+    sampler = sample.Sampler(dataclasses.replace(config, temperature=(2.0,)), policy, words, "pretrain-0001")
+    rows = sampler.respond(asked, Counter())
+
+    assert [len(row.responses) for row in rows] == [4] * 5
+    assert sum(prefilled) == 5  # for 20 responses, all different at the first attempt
 
 
 def test_prompts_ranked_least_often_come_first(config, run, workspace, rows):

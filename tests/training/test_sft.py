@@ -14,7 +14,7 @@ from data.records import Message
 from data.runs import RunFolder
 from training import checkpoints, sft
 from training.metrics import Cancelled, catch_stop_signal
-from training.sft import IGNORED, Config, tokenised
+from training.sft import IGNORED, Config, batches, tokenised
 
 
 def demonstrated(response, *turns):
@@ -130,14 +130,61 @@ def progress_that_stops_at(step):
     from training.metrics import Progress
 
     class Stopping(Progress):
-        def at(self, now):
-            super().at(now)
+        def at(self, now, *, always=False):
+            super().at(now, always=always)
             if now == step:
-                self._said = 0.0
-                super().at(now)
                 os.kill(os.getpid(), signal.SIGTERM)
 
     return Stopping
+
+
+def test_every_epoch_has_an_order_of_its_own_and_whole_batches(config):
+    order = batches(5, dataclasses.replace(config, epochs=2, batch_size=3))
+
+    first, second = order[:6], order[6:]
+    assert sorted(first) == sorted(second) == [0, 1, 2, 3, 4, 5]  # 5 is the row that teaches nothing
+    assert first[-1] == second[-1] == 5 and first != second
+    assert batches(5, dataclasses.replace(config, epochs=3, batch_size=3))[:12] == order
+
+
+@pytest.mark.slow
+def test_microbatches_change_nothing_that_is_learned(config, workspace):
+    runs = [RunFolder.create(workspace.runs, "sft", {}) for _ in range(2)]
+    for run, size in zip(runs, (None, 1), strict=True):
+        sft.main(dataclasses.replace(config, batch_size=4, microbatch=size), run, workspace)
+
+    one, other = ([line["loss"] for line in run.metrics()] for run in runs)
+    assert one == pytest.approx(other, rel=1e-5)
+    ends = [checkpoints.read_manifest(workspace.checkpoints / run.id)["metrics"]["eval_loss"] for run in runs]
+    assert ends[0] == pytest.approx(ends[1], rel=1e-5)
+
+
+def test_a_batch_that_does_not_divide_into_microbatches_is_refused_before_anything_is_read(config, workspace, run):
+    with pytest.raises(
+        InvalidInput, match="microbatch 4 does not divide the 6 rows of one process. Take .* 1, 2, 3, 6"
+    ):
+        sft.main(dataclasses.replace(config, batch_size=6, microbatch=4), run, workspace)
+
+
+@pytest.mark.slow
+def test_the_heldout_loss_is_the_mean_over_tokens_and_not_over_rows(config, workspace, run, words, rows):
+    from training.model import logprobs_of
+
+    said = {"What do foxes eat?": "Fish.", "What do mice eat?": "The mat and the door and the water."}
+    shown = [rows.demonstration(i, prompt, text, "heldout") for i, (prompt, text) in enumerate(said.items())]
+    learned = [rows.demonstration(9, "What do cats eat?", "Fish.")]
+    snapshot = rows.freeze(workspace, prompts=[rows.prompt("What do cats eat?")], demonstrations=[*shown, *learned])
+
+    sft.main(dataclasses.replace(config, snapshot=snapshot.path, epochs=1), run, workspace)
+
+    made = AutoModelForCausalLM.from_pretrained(workspace.checkpoints / run.id)
+    nats = []
+    for prompt, text in said.items():
+        (row,), _ = tokenised(words, [demonstrated(text, prompt)], 100)
+        ids, response = torch.tensor([row.input_ids]), len(row.labels) - row.labels.count(IGNORED)
+        nats += (-logprobs_of(made, ids, torch.ones_like(ids))[0, -response:]).tolist()
+    found = checkpoints.read_manifest(workspace.checkpoints / run.id)["metrics"]["eval_loss"]
+    assert found == pytest.approx(sum(nats) / len(nats), rel=1e-5)
 
 
 def test_a_snapshot_without_demonstrations_is_refused(workspace, run, saved_policy, rows):
@@ -174,6 +221,7 @@ def test_a_model_from_outside_gets_what_it_lacks_and_keeps_its_name(workspace, r
     tokens = AutoTokenizer.from_pretrained(folder)
     assert not told["missing_keys"]
     assert made.config.vocab_size == len(tokens) == 257 + 4  # padding and three roles
-    assert tokens.pad_token_id != tokens.eos_token_id == made.generation_config.eos_token_id
+    assert tokens.pad_token_id != tokens.eos_token_id
+    assert made.generation_config.eos_token_id in (tokens.eos_token_id, [tokens.eos_token_id])  # as releases write it
     assert tokens.chat_template
     assert checkpoints.read_manifest(folder)["parents"] == [str(tmp_path / "theirs")]

@@ -1,0 +1,116 @@
+"""Tokens a second of pretraining: Pawl's stage against transformers' Trainer as it comes, on the same blocks.
+
+The same model from the same seed, the same blocks of real text in the same batches, fp32 on a CPU and bf16 on a GPU.
+Trainer keeps its own optimizer (AdamW) and reads blocks cut beforehand; Pawl's stage is `training.pretrain.train` with
+Muon, its report of every tenth step, and all that belongs to a stage. The two take turns. Both learn for as many steps;
+their losses over the last tenth of them are printed, since a slower step may be worth it.
+
+    python tests/benchmarks/pretrain.py [--quick] [--model small]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_DISABLE_TELEMETRY": "1"}
+SIZES = {"tiny": (2048, 8, 128), "small": (32768, 64, 1024)}  # vocabulary, blocks in a batch, tokens in a block
+
+
+def clock(gpu: bool) -> float:
+    """CPU seconds, since other work on the machine would decide wall time; on a GPU wall seconds."""
+    import torch
+
+    if gpu:
+        torch.cuda.synchronize()
+    return time.perf_counter() if gpu else time.process_time()
+
+
+def run_pawl(config: Any, policy: Any, blocks: Any, folder: Path, gpu: bool) -> tuple[float, list[float]]:
+    """Seconds that the stage's training took, and the losses it logged."""
+    from data.runs import RunFolder
+    from training import pretrain
+    from training.metrics import Progress
+
+    run = RunFolder.create(folder, "pretrain", {})
+    began = clock(gpu)
+    pretrain.train(config, policy, blocks, Progress(run, "pretrain", config.steps), run)
+    return clock(gpu) - began, [line["loss"] for line in run.metrics() if "loss" in line]
+
+
+def run_trainer(config: Any, policy: Any, blocks: Any, folder: Path, gpu: bool) -> tuple[float, list[float]]:
+    """The same of transformers' Trainer."""
+    from transformers import PrinterCallback, Trainer, TrainingArguments
+
+    from training.pretrain import BlockDataset
+
+    args = TrainingArguments(
+        output_dir=str(folder / "trainer"),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=3e-3,
+        logging_steps=config.log_every,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=not gpu,
+        bf16=gpu,
+        dataloader_pin_memory=gpu,
+    )
+    trainer = Trainer(policy, args, train_dataset=BlockDataset(blocks.ids))
+    trainer.remove_callback(PrinterCallback)
+    began = clock(gpu)
+    trainer.train()
+    return clock(gpu) - began, [line["loss"] for line in trainer.state.log_history if "loss" in line]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer steps and turns")
+    parser.add_argument("--model", default="tiny", choices=SIZES)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    arguments = parser.parse_args()
+    import torch
+
+    from training import corpus, model, presets, pretrain, throughput, tokenizer
+
+    torch.set_num_threads(arguments.threads)
+    gpu = torch.cuda.is_available()
+    vocabulary, batch, block = SIZES[arguments.model]
+    steps, turns = (30, 3) if arguments.quick else (100, 5)
+    sources = [corpus.Source("code", 1.0, corpus.python_code())]
+    words = tokenizer.train(corpus.sample_text(sources, 400_000, 0), vocabulary)
+    blocks = corpus.blocks(words, sources, length=block, count=steps * batch, seed=0)
+    config = pretrain.Config(
+        model=arguments.model, vocab_size=len(words), steps=steps, batch_size=batch, block=block, save_every=steps + 1
+    )
+    sides = {"Pawl": run_pawl, "Trainer": run_trainer}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    losses: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(-1, turns):  # the first turn warms up
+            for name, run in sides.items():
+                torch.manual_seed(0)
+                policy = model.new_policy(presets.MODELS[arguments.model], words)
+                took, losses[name] = run(config, policy, blocks, Path(folder), gpu)
+                if turn >= 0:
+                    seconds[name].append(took)
+    dims, device = throughput.dimensions(policy), throughput.limits(torch.device("cuda" if gpu else "cpu"))
+    flops = throughput.training_flops(dims, [block] * batch * steps, [block - 1] * batch * steps)
+    print(f"{'':10} {'tokens/s':>10} {'MFU':>6} {'last loss':>10}")
+    for name in sides:
+        took = statistics.median(seconds[name])
+        used = throughput.mfu(flops, took, device)
+        print(f"{name:10} {steps * batch * block / took:10.0f} {used:6.1%} {losses[name][-1]:10.3f}")
+    pairs = zip(seconds["Trainer"], seconds["Pawl"], strict=True)
+    print(json.dumps({"ratio": round(statistics.median(theirs / ours for theirs, ours in pairs), 3)}))
+
+
+if __name__ == "__main__":
+    main()

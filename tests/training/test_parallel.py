@@ -1,0 +1,314 @@
+"""Two real processes over gloo learn what one learns, stop together, and go on exactly where they were.
+
+The processes are forked from one that has torch and transformers loaded already, with the variables that torchrun
+sets; one test goes through torchrun itself. Pretraining runs in double precision: Muon rounds its updates to bfloat16,
+so the different order of a sum in single precision would show after a few steps, and a real fault could hide in it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.errors import InvalidInput
+from data.runs import RunFolder
+from data.workspace import Workspace
+from training import parallel
+
+ROOT = Path(__file__).parents[2]
+PRELOADED = ["training.__main__", "training.pretrain", "training.sft", "training.trainer", "trl.trainer.sft_trainer"]
+CHILD = """
+import os, signal, sys
+os.environ.update(environment)
+log = open(stderr, "a")
+os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
+rank = int(environment.get("RANK", 0))
+exec(code)
+"""
+STAGE = """
+import torch
+from training.__main__ import main
+from training.metrics import Progress
+from training.model import Shape
+from training.presets import MODELS
+
+MODELS["tiny"] = Shape(hidden=16, layers=2, heads=4, kv_heads=2, intermediate=32, positions=128)
+if arguments[0] == "pretrain":
+    torch.set_default_dtype(torch.float64)
+at = Progress.at
+
+def then(self, step, **how):
+    at(self, step, **how)
+    happens(step)
+
+Progress.at = then
+
+def happens(step):
+    pass
+"""
+COMPARED = ("loss", "eval_loss", "grad_norm")
+EVENTS = {
+    "killed": "os.kill(os.getpid(), signal.SIGKILL) if step == 5 else None",
+    "told to stop": "os.kill(os.getpid(), signal.SIGTERM) if step == 3 and rank == 1 else None",
+    "failing": "1 / 0 if step == 4 and rank == 1 else None",
+    "losing one": "os.kill(os.getpid(), signal.SIGKILL) if step == 4 and rank == 1 else None",
+}
+
+
+# accelerate shards over GPUs only, and on CPUs would fall back to whole copies without a word. Here it is told that
+# these CPUs are GPUs; what shards, gathers and saves is torch's FSDP2 as on a GPU.
+SHARDED = """
+os.environ.update(
+    ACCELERATE_TORCH_DEVICE="cpu", ACCELERATE_USE_FSDP="true", FSDP_VERSION="2",
+    FSDP_AUTO_WRAP_POLICY="TRANSFORMER_BASED_WRAP", FSDP_TRANSFORMER_CLS_TO_WRAP="LlamaDecoderLayer",
+    FSDP_STATE_DICT_TYPE="SHARDED_STATE_DICT", FSDP_RESHARD_AFTER_FORWARD="true",
+)
+import accelerate
+from training import parallel
+
+def join():
+    torch.distributed.init_process_group("gloo")
+    accelerate.PartialState._prepare_backend = lambda *_: ("gloo", accelerate.DistributedType.MULTI_GPU)
+    accelerate.PartialState(cpu=True)
+
+parallel.join = join
+"""
+
+
+class Launcher:
+    """Starts processes as torchrun would, without loading everything anew in each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(PRELOADED)
+        self.log = folder / "stderr"
+
+    def run(self, count: int, code: str, arguments: list[str] = ()) -> list[int]:
+        """Run the code in `count` processes to their end; returns their exit codes."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        children = []
+        for rank in range(count):
+            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+            environment = {name: str(value) for name, value in names.items()}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            given = {"environment": environment if count > 1 else {}, "stderr": self.log, "arguments": list(arguments)}
+            children.append(self.context.Process(target=exec, args=(CHILD, given | {"code": code})))
+            children[-1].start()
+        for child in children:
+            child.join(240)
+            child.kill()
+        return [child.exitcode for child in children]
+
+    def stage(self, count: int, arguments: list[str], event: str | None = None, *, how: str = "") -> list[int]:
+        """Run a stage on a microscopic model, something happening to it on the way."""
+        patch = f"def happens(step):\n    {EVENTS[event]}\n" if event else ""
+        return self.run(count, STAGE + how + patch + "sys.exit(main(arguments))", arguments)
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.syspath_prepend(str(ROOT))
+        yield Launcher(tmp_path_factory.mktemp("launch"))
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """One workspace for all tests here: what one process makes is compared with many times."""
+    return Workspace.at(tmp_path_factory.mktemp("workspace") / "var")
+
+
+@pytest.fixture
+def pretrain(launch, workspace):
+    """The command line of a pretraining of 8 steps, 4 blocks each; pretrain-0001 is that, in one process."""
+    folder = workspace.root.parent / "text"
+
+    def command(run: str, *more: str) -> list[str]:
+        sizes = "--vocab-size 300 --batch-size 4 --block 16 --steps 8 --log-every 1 --save-every 3 --minutes 60".split()
+        return ["pretrain", "--workspace", str(workspace.root), "--run-id", run, "--text", str(folder), *sizes, *more]
+
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        for i in range(100):
+            text = f"Story {i}. The cat sat on the mat, and the dog ran {i} times to the door. "
+            (folder / f"{i}.txt").write_text(text)
+        assert launch.stage(1, command("pretrain-0001")) == [0]
+    return command
+
+
+@pytest.fixture
+def sft(launch, workspace, rows, pretrain):
+    """The command line of 3 epochs over 7 demonstrations, 4 a step, so that the last batch of an epoch is not full.
+
+    sft-0001 is that, in one process.
+    """
+    animals = ("cats", "dogs", "cows", "bees", "owls", "fish", "hens")
+    shown = [rows.demonstration(i, f"What do {name} eat?", "Fish. " * (i + 1)) for i, name in enumerate(animals)]
+    heldout = [rows.demonstration(9 + i, f"Who eats {i}?", "The mat." * (i + 1), "heldout") for i in range(3)]
+    prompts = [*(rows.prompt(f"What do {name} eat?") for name in animals), rows.prompt("Who eats 0?", "heldout")]
+    snapshot = rows.freeze(workspace, prompts=prompts, demonstrations=[*shown, *heldout])
+
+    def command(run: str, *more: str) -> list[str]:
+        sizes = "--batch-size 4 --epochs 3 --log-every 1 --save-every 3 --max-new-tokens 4".split()
+        start = ["--snapshot", str(snapshot.path), "--init", "pretrain-0001"]
+        return ["sft", "--workspace", str(workspace.root), "--run-id", run, *start, *sizes, *more]
+
+    if not (workspace.runs / "sft-0001").exists():
+        assert launch.stage(1, command("sft-0001")) == [0]
+    return command
+
+
+def resume(workspace, run: str) -> list[str]:
+    return [run.partition("-")[0], "--workspace", str(workspace.root), "--resume", run]
+
+
+def weights(workspace, run: str) -> dict[str, torch.Tensor]:
+    return load_file(workspace.checkpoints / run / "model.safetensors")
+
+
+def numbers(workspace, run: str) -> list[tuple[int, str, float]]:
+    """What was measured in each step."""
+    lines = RunFolder(workspace.runs / run).metrics()
+    return [(line["step"], name, line[name]) for line in lines for name in COMPARED if name in line]
+
+
+def assert_equal(workspace, run: str, reference: str) -> None:
+    """The same numbers in all steps and the same weights in the end, bit for bit."""
+    assert numbers(workspace, run) == numbers(workspace, reference)
+    got, wanted = weights(workspace, run), weights(workspace, reference)
+    assert [name for name in wanted if not torch.equal(got[name], wanted[name])] == []
+
+
+def assert_alike(workspace, run: str, reference: str, *, relative: float, absolute: float) -> None:
+    """The same numbers in all steps, to a relative error, and the same weights in the end, to an absolute one."""
+    for one, other in itertools.zip_longest(numbers(workspace, run), numbers(workspace, reference)):
+        assert one == (*other[:2], pytest.approx(other[2], rel=relative))
+    got, wanted = weights(workspace, run), weights(workspace, reference)
+    assert max((got[name] - wanted[name]).abs().max().item() for name in wanted) < absolute
+
+
+@pytest.mark.slow
+def test_pretraining_in_two_processes_is_that_in_one_whatever_happened_on_the_way(launch, pretrain, workspace):
+    run = RunFolder(workspace.runs / "pretrain-0002")
+
+    assert launch.stage(2, pretrain(run.id), "told to stop") == [143, 143]  # the signal came to the second only
+    assert (run.state()["state"], run.state()["step"]) == ("cancelled", 3)
+    assert launch.stage(2, pretrain(run.id), "failing") == [1, 1]
+    assert run.state()["state"] == "failed"
+    assert run.state()["error"] == "Process 1 of 2: ZeroDivisionError: division by zero"
+    assert launch.log.read_text().count("Traceback") == 1
+    assert launch.stage(2, pretrain(run.id), "losing one") == [1, -9]
+    assert run.state()["error"].startswith("Process 0 of 2: lost another process")
+    assert launch.stage(2, pretrain(run.id), "killed") == [-9, -9]
+    assert run.state()["state"] == "running"
+    assert launch.stage(2, resume(workspace, run.id)) == [0, 0]
+
+    assert run.state()["state"] == "done"
+    assert_alike(workspace, run.id, "pretrain-0001", relative=1e-6, absolute=1e-12)
+    assert [line["step"] for line in run.metrics()] == list(range(1, 9))
+    assert (run.path / "log.txt").read_text().count("pretrain 8/8") == 1
+
+
+@pytest.mark.slow
+def test_pretraining_that_was_killed_goes_on_bit_for_bit(launch, pretrain, workspace):
+    assert launch.stage(1, pretrain("pretrain-0003"), "killed") == [-9]
+    assert launch.stage(1, resume(workspace, "pretrain-0003")) == [0]
+
+    assert_equal(workspace, "pretrain-0003", "pretrain-0001")
+
+
+@pytest.mark.slow
+def test_fine_tuning_in_two_processes_is_that_in_one_though_it_was_killed_in_mid_epoch(launch, sft, workspace):
+    assert launch.stage(2, sft("sft-0002", "--microbatch", "1"), "killed") == [-9, -9]
+    assert launch.stage(2, resume(workspace, "sft-0002")) == [0, 0]
+
+    assert_alike(workspace, "sft-0002", "sft-0001", relative=1e-5, absolute=1e-5)
+    one, two = ((workspace.runs / run / "samples.jsonl").read_text() for run in ("sft-0001", "sft-0002"))
+    assert two == one
+
+
+@pytest.mark.slow
+def test_fine_tuning_that_was_killed_in_mid_epoch_goes_on_bit_for_bit(launch, sft, workspace):
+    assert launch.stage(1, sft("sft-0003"), "killed") == [-9]
+    assert launch.stage(1, resume(workspace, "sft-0003")) == [0]
+
+    assert_equal(workspace, "sft-0003", "sft-0001")
+
+
+@pytest.mark.slow
+def test_sharded_weights_learn_the_same_and_go_on_where_they_were_killed(launch, pretrain, sft, workspace):
+    assert launch.stage(2, pretrain("pretrain-0004"), "killed", how=SHARDED) == [-9, -9]
+    assert launch.stage(2, resume(workspace, "pretrain-0004"), how=SHARDED) == [0, 0]
+    assert launch.stage(2, sft("sft-0004"), how=SHARDED) == [0, 0]
+
+    # Muon multiplies sharded matrices in bfloat16, and so adds up in another order
+    assert_alike(workspace, "pretrain-0004", "pretrain-0001", relative=1e-3, absolute=1e-2)
+    assert_alike(workspace, "sft-0004", "sft-0001", relative=1e-5, absolute=1e-5)
+
+
+@pytest.mark.slow
+def test_three_processes_share_seven_rows_and_have_all_of_them_together(launch):
+    code = """
+import torch
+from training import parallel
+
+parallel.join()
+rows = list("abcdefg")
+mine = parallel.mine(rows)
+assert "".join(mine) == ["adg", "be", "cf"][rank]
+assert parallel.together([row * 2 for row in mine]) == [row * 2 for row in rows]
+padded = [["a", "d", "g"], ["b", "e", "A"], ["c", "f", "B"]]  # in capitals: there twice, and not counted
+places, counts = parallel.places(7)
+assert [rows[place] if here else rows[place].upper() for place, here in zip(places, counts)] == padded[rank]
+filled = torch.zeros(7)
+filled[rank::3] = torch.arange(7.0)[rank::3]
+assert parallel.summed(filled).tolist() == list(range(7))
+
+assert parallel.total(rank, 1) == [3, 3] and parallel.largest(-rank, rank) == [0, 2]
+assert parallel.same({"run": rank}) == {"run": 0}
+assert parallel.agreed(rank == 2) and not parallel.agreed(False)
+assert parallel.is_main() == (rank == 0)
+
+weight, unused = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(1))
+(weight * torch.tensor([rank, 1.0])).sum().backward()
+if rank == 1:
+    unused.sum().backward()
+parallel.sum_gradients([weight, unused])
+assert weight.grad.tolist() == [3, 3] and unused.grad.tolist() == [1]
+try:
+    parallel.per_process(8)
+except Exception as error:
+    assert "do not divide by 3. Take 6 or 9." in str(error)
+"""
+    assert launch.run(3, code) == [0, 0, 0], launch.log.read_text()
+
+
+def test_one_process_has_every_row_and_asks_nobody():
+    assert parallel.mine([4, 5]) == parallel.together([4, 5]) == [4, 5]
+    assert (parallel.count(), parallel.is_main(), parallel.per_process(7)) == (1, True, 7)
+    assert parallel.agreed(True) and parallel.total(1.5) == [1.5]
+
+
+def test_sharding_that_cannot_be_is_refused_and_not_left_out(monkeypatch, run):
+    from training import pretrain
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(InvalidInput, match="FSDP, which needs GPUs"):
+        parallel.join()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(InvalidInput, match="fsdp_version: 2"):
+        parallel.join()
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(InvalidInput, match="Use FSDP2"):
+        pretrain.main(pretrain.Config(), run, Workspace.at(run.path.parent.parent))

@@ -1,0 +1,225 @@
+"""The proof fails when the product is broken.
+
+A microscopic proof: a policy of 15,000 parameters, sentences of twenty invented words, labels through the store, the
+real reward and PPO stages, and the checks of tests/benchmarks/prove.py. As it is, the product passes. With labels in
+random order, the reward or the KL turned around, a reference that follows the policy, or chosen and rejected swapped on
+the way out, it must not.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from proof import checks
+from proof.significance import win_rate
+
+from data import exports, owner
+from data.records import Message, NewPrompt, NewRanking, NewResponse
+from data.runs import RunFolder
+from data.store import Store
+from data.workspace import Workspace
+from training import checkpoints, engine, model, ppo, reward, rewards, rollouts, tokenizer
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+VOCABULARY = "ana bel cor dun eli fos gam hul ivo jar kel lum mir nol ost pim rud sel tav wen".split()
+WORTH = {word: -1 + 2 * place / 19 for place, word in enumerate(VOCABULARY)}  # from -1 to 1
+SHAPE = model.Shape(hidden=32, layers=2, heads=4, kv_heads=2, intermediate=64, positions=64)
+LONGEST = 12  # tokens
+BUDGET = (1.0, 8.0)  # nats per response
+PROMPTS = 400  # for each of ranking, PPO and evaluation
+STEPS, KL_COEF, LR = 20, 0.1, 3e-3
+CONTROLS = 3
+
+
+def taste(text: str) -> float:
+    """The mean worth of the words, less half where the sentence has no end."""
+    words = re.findall("[a-z]+", text.lower())
+    return fmean(WORTH.get(word, -1.0) for word in words) - 0.5 * (not text.endswith(".")) if words else -2.0
+
+
+def prompt(number: int) -> tuple[Message, ...]:
+    return (Message("user", f"{VOCABULARY[number % 20]} {number}"),)
+
+
+def sentence(rng: random.Random) -> str:
+    return " ".join(rng.choices(VOCABULARY, k=rng.randint(3, 6))) + "."
+
+
+@pytest.fixture(scope="module")
+def first_policy(tmp_path_factory):
+    """A checkpoint that says random sentences and ends them."""
+    rng = random.Random(0)
+    sentences = [sentence(rng) for _ in range(3000)]
+    words = tokenizer.train([*sentences, *(prompt(i)[0].content for i in range(3 * PROMPTS))], 400)
+    torch.manual_seed(0)
+    policy = model.new_policy(SHAPE, words)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, 150)
+    for _ in range(150):
+        asked = [tokenizer.prompt_ids(words, prompt(rng.randrange(3 * PROMPTS))) for _ in range(64)]
+        rows = [[*ids, *tokenizer.response_ids(words, rng.choice(sentences))] for ids in asked]
+        ids, is_there = rollouts.padded_right(rows, words.pad_token_id, torch.device("cpu"))
+        starts = torch.tensor([len(ids) for ids in asked])[:, None]
+        is_response = is_there[:, 1:] & (torch.arange(1, ids.shape[1]) >= starts)
+        loss = -(model.logprobs_of(policy, ids, is_there) * is_response).sum() / is_response.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    folder = tmp_path_factory.mktemp("first")
+    return checkpoints.save(
+        folder, "sft-0001", stage="sft", parents=[], snapshot=None, model=policy, tokenizer=words, config={},
+        metrics={}, seed=0,
+    )  # fmt: skip
+
+
+def say(path: Path, numbers: range, place: str, samples: int = 1) -> tuple[list[str], float, rollouts.Sampled]:
+    """Responses to prompts by the checkpoint."""
+    words, policy = tokenizer.load(path), model.load_policy(path).eval()
+    ids = [tokenizer.prompt_ids(words, prompt(number)) for number in numbers for _ in range(samples)]
+    found = engine.sample(
+        policy, ids, max_new_tokens=LONGEST, temperature=1.0, eos_id=words.eos_token_id, pad_id=words.pad_token_id,
+        generator=engine.generator_at(0, place), batch_size=256,
+    )  # fmt: skip
+    sampled = rollouts.assemble(ids, found, words.pad_token_id, torch.device("cpu"))
+    return sampled.texts(words), fmean(found.ended), sampled
+
+
+@pytest.fixture(scope="module")
+def spoken(first_policy):
+    """Four responses to each prompt that is ranked."""
+    texts, _, _ = say(first_policy, range(PROMPTS), "ranked", 4)
+    return [tuple(dict.fromkeys(texts[start : start + 4])) for start in range(0, len(texts), 4)]
+
+
+@pytest.fixture(scope="module")
+def baseline(first_policy):
+    """What the first policy says to the evaluation prompts."""
+    return say(first_policy, range(2 * PROMPTS, 3 * PROMPTS), "baseline")[0]
+
+
+def rank(texts, rng: random.Random, shuffled: bool) -> tuple[int, ...]:
+    """A noisy labeler's ranks, or any order at all."""
+    worth = [0.0 if shuffled else taste(text) / 0.2 for text in texts]
+    found = [value + rng.gauss(0, 1) for value in worth]
+    return tuple(sorted(found, reverse=True).index(value) + 1 for value in found)
+
+
+def proof(folder: Path, first: Path, spoken, baseline, *, shuffled: bool = False, seed: int = 0) -> dict:
+    """Labels through the store, then the reward and PPO stages, then what the policy is worth."""
+    workspace, rng = Workspace.at(folder), random.Random(seed)
+    with Store(workspace.database) as store:
+        ids = store.add_prompts([NewPrompt(prompt(number), split="train") for number in range(PROMPTS)])
+        store.add_rankings([
+            NewRanking(id, tuple(NewResponse(text, "sft-0001") for text in texts), rank(texts, rng, shuffled), "ana")
+            for id, texts in zip(ids, spoken, strict=True)
+            if len(texts) > 1
+        ])  # fmt: skip
+        labels = owner.freeze(store, workspace).path
+        store.add_prompts([NewPrompt(prompt(number), split="train") for number in range(PROMPTS, 2 * PROMPTS)])
+        asked = owner.freeze(store, workspace).path
+    judge = run(reward, workspace, "reward", snapshot=labels, init=str(first), epochs=2, batch_size=16, microbatch=16,
+                learning_rate=3e-3, seed=seed)  # fmt: skip
+    policy = run(ppo, workspace, "ppo", snapshot=asked, init=str(first), reference=str(first), reward=judge,
+                 steps=STEPS, batch_size=64, minibatch_size=64, microbatch=64, epochs=2, max_new_tokens=LONGEST,
+                 learning_rate=LR, value_learning_rate=LR, kl_coef=KL_COEF, save_every=1000, seed=seed)  # fmt: skip
+    path = workspace.checkpoints / policy
+    texts, ended, sampled = say(path, range(2 * PROMPTS, 3 * PROMPTS), "policy")
+    under = rollouts.logprobs(model.load_policy(first).eval(), sampled, temperature=1.0, microbatch=256)
+    return {
+        **asdict(win_rate([taste(text) for text in texts], [taste(text) for text in baseline])),
+        "kl": (sampled.old_logprobs - under).sum(1).mean().item(),
+        "logged_kl": RunFolder(workspace.runs / policy).metrics()[-1]["kl"],
+        "ended": ended,
+        "texts": texts,
+    }
+
+
+def run(stage, workspace: Workspace, name: str, **options: object) -> str:
+    """Run a stage in this process; returns its checkpoint's id."""
+    folder = RunFolder.create(workspace.runs, name, {})
+    stage.main(stage.Config(**options), folder, workspace)
+    return folder.id
+
+
+def objections(found: list[dict], controls: list[dict]) -> list[str]:
+    """What the checks of the proof have against these runs; empty when they prove that the product learns."""
+    made = checks.policy_wins(found, controls) + checks.policy_stayed_near(found, BUDGET)
+    return [check.line() for check in made if not check.passed]
+
+
+@pytest.fixture(scope="module")
+def prove(first_policy, spoken, baseline, tmp_path_factory):
+    """Run the microscopic proof in a folder of its own."""
+    return lambda **options: proof(tmp_path_factory.mktemp("proof"), first_policy, spoken, baseline, **options)
+
+
+@pytest.fixture(scope="module")
+def controls(prove):
+    """The same on labels in random order."""
+    return [prove(shuffled=True, seed=seed) for seed in range(CONTROLS)]
+
+
+def test_the_product_as_it_is_passes(prove, controls):
+    found = [prove(seed=seed) for seed in range(2)]
+
+    assert objections(found, controls) == []
+    assert min(run["rate"] for run in found) > 0.8  # far from every threshold
+    assert max(run["rate"] for run in controls) < 0.6
+
+
+def test_shuffled_labels_do_not_pass(controls):
+    for number, found in enumerate(controls):
+        others = controls[:number] + controls[number + 1 :]
+
+        assert any("lower bound" in line for line in objections([found], others))
+
+
+def test_a_reward_of_the_wrong_sign_does_not_pass(prove, controls, monkeypatch):
+    right = rewards.scores
+    monkeypatch.setattr(rewards, "scores", lambda *given, **named: -right(*given, **named))
+
+    assert any("lower bound" in line for line in objections([prove()], controls))
+
+
+def test_a_kl_of_the_wrong_sign_does_not_pass(prove, controls, monkeypatch):
+    right = ppo.token_rewards
+    monkeypatch.setattr(ppo, "token_rewards", lambda *given, kl_coef, **named: right(*given, kl_coef=-kl_coef, **named))
+
+    assert any("nats" in line for line in objections([prove()], controls))
+
+
+def test_a_reference_that_follows_the_policy_does_not_pass(prove, controls, monkeypatch):
+    right = ppo.improve
+
+    def improve(models, *given, **named):
+        stats = right(models, *given, **named)
+        models.reference.load_state_dict(models.policy.state_dict())
+        return stats
+
+    monkeypatch.setattr(ppo, "improve", improve)
+
+    assert any("logged" in line for line in objections([prove()], controls))
+
+
+def test_chosen_and_rejected_swapped_on_the_way_out_do_not_pass(prove, controls, monkeypatch):
+    right = exports.Moment.ranking_rows
+
+    def swapped(moment):
+        for row in right(moment):
+            yield {**row, "ranks": [len(row["ranks"]) + 1 - rank for rank in row["ranks"]]}
+
+    monkeypatch.setattr(exports.Moment, "ranking_rows", swapped)
+
+    assert any("lower bound" in line for line in objections([prove()], controls))
