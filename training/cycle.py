@@ -18,6 +18,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -64,6 +65,10 @@ class Config:
     def trained(self) -> list[str]:
         """The chosen stages in the order they run."""
         return [name for name in STAGES if name in self.stages.split(",")]
+
+    def trains_adapter(self, stage: str) -> bool:
+        """Whether this cycle's overrides give the stage a LoRA adapter."""
+        return any(re.fullmatch(rf"{stage}\.lora[_-]rank=0*[1-9]\d*", text) for text in self.override)
 
     def arguments(self, stage: str) -> list[str]:
         """The command line that this cycle's overrides add to a stage; commas part the values of a list."""
@@ -232,7 +237,8 @@ def reward(cycle: Cycle) -> None:
 def ppo(cycle: Cycle) -> None:
     """Go on from the promoted policy when it grew from the same SFT model, else start at that model."""
     promoted, reference = parent_of(cycle), sft_of(cycle)
-    start = promoted if promoted and lineage(cycle, promoted).get("sft") == reference else reference
+    goes_on = promoted and lineage(cycle, promoted).get("sft") == reference and not cycle.config.trains_adapter("ppo")
+    start = promoted if goes_on else reference  # with LoRA the reference is the policy without its adapter
     models = ["--init", start, "--reference", reference, "--reward", made_by(cycle, "reward")]
     cycle.train("ppo", "--snapshot", snapshot_of(cycle), *models, "--seed", str(cycle.config.seed))
     hand_in(cycle, "ppo")

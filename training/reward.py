@@ -34,7 +34,7 @@ from data.errors import TooFewLabels
 from data.runs import RunFolder
 from data.snapshots import Snapshot
 from data.workspace import Workspace
-from training import calibration, checkpoints, scoring, tokenizer
+from training import calibration, checkpoints, lora, scoring, tokenizer
 from training.calibration import Judged
 from training.engine import generator_at
 from training.metrics import Cancelled, Progress
@@ -71,6 +71,9 @@ class Config:
     heldout_labeler_share: float = 0.0  # so many more of the labelers, chosen by a hash of their names
     share_prompts: bool = True  # encode a ranking's prompt once, where that is faster; the scores are the same
     gradient_checkpointing: bool = False  # compute layers again in the backward pass: less memory, prompts not shared
+    lora_rank: int = 0  # of a LoRA adapter that is trained in place of the weights; 0: all weights are trained
+    lora_alpha: float = 32.0  # the adapter's product is multiplied by lora_alpha / lora_rank
+    lora_targets: tuple[str, ...] = ("all-linear",)  # names of the layers that get an adapter, such as q_proj v_proj
     save_every: int = 50  # steps between states to resume from
     seed: int = 0
 
@@ -103,7 +106,9 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     train = training_rankings(snapshot, tokens, config)
     accelerator = Accelerator()
     torch.manual_seed(config.seed)
-    model = scalar_from_policy(init, tokens).to(accelerator.device).eval()  # eval: dropout stays off, also in training
+    model = scalar_from_policy(init, tokens)
+    lora.with_adapter(model, rank=config.lora_rank, alpha=config.lora_alpha, targets=config.lora_targets)
+    model.to(accelerator.device).eval()  # eval: dropout stays off, also in training
     if shares_prompts(config):
         scoring.check_sharing(model, train[0].prompt, train[0].responses, tokens.pad_token_id)
     learn(model, train, config, run, tokens.pad_token_id)
@@ -148,7 +153,8 @@ def learn(model: PreTrainedModel, train: list[Encoded], config: Config, run: Run
     per_epoch = math.ceil(len(train) / config.batch_size)
     steps = config.epochs * per_epoch
     theta = tie_parameter(train, config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, eps=1e-5, weight_decay=0.0)
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=config.learning_rate, eps=1e-5, weight_decay=0.0)
     progress = Progress(run, "reward", steps)
     state = checkpoints.load_state(run.path, models={"reward": model}, optimizers={"reward": optimizer})
     start = state[0] if state else 0
@@ -161,9 +167,9 @@ def learn(model: PreTrainedModel, train: list[Encoded], config: Config, run: Run
         stats = improve(model, optimizer, batch, config, pad_id, theta)
         progress.log(step + 1, **stats, learning_rate=optimizer.param_groups[0]["lr"])
         if progress.stop_requested or (step + 1) % config.save_every == 0:
-            checkpoints.save_state(
-                run.path, step + 1, models={"reward": model}, optimizers={"reward": optimizer}, extra={}
-            )
+            parts = {"models": {"reward": model}, "optimizers": {"reward": optimizer}}
+            only = config.lora_rank > 0
+            checkpoints.save_state(run.path, step + 1, **parts, extra={}, only_trainable=only)
         if progress.stop_requested:
             raise Cancelled(f"Stopped after step {step + 1} of {steps}; go on with --resume {run.id}.")
 

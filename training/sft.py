@@ -28,7 +28,7 @@ from data.datasets import Demonstrated
 from data.errors import InvalidInput
 from data.runs import RunFolder
 from data.workspace import Workspace
-from training import checkpoints, engine, model, parallel, tokenizer
+from training import checkpoints, engine, lora, model, parallel, tokenizer
 from training.metrics import Progress
 
 if TYPE_CHECKING:  # slow to import, and `training.cycle` reads the options of this stage only
@@ -51,6 +51,10 @@ class Config:
     max_length: int = 512  # tokens of prompt and response; longer demonstrations are left out and counted
     max_new_tokens: int = 64  # of the samples shown in the end
     log_every: int = 5  # steps
+    lora_rank: int = 0  # of a LoRA adapter that is trained in place of the weights; 0: all weights are trained
+    lora_alpha: float = 32.0  # the adapter's product is multiplied by lora_alpha / lora_rank
+    lora_targets: tuple[str, ...] = ("all-linear",)  # names of the layers that get an adapter, such as q_proj v_proj
+    lora_dropout: float = 0.0  # of what goes into the adapter
     save_every: int = 200  # steps; from there a run resumes
     seed: int = 0
 
@@ -86,7 +90,16 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     rows, too_long = tokenised(words, datasets.demonstrations(snapshot, "train"), limit)
     heldout, _ = tokenised(words, datasets.demonstrations(snapshot, "heldout"), limit)
     print(f"sft: {len(rows)} demonstrations, {too_long} left out as longer than {limit} tokens", flush=True)
-    policy, measured = train(config, policy, words, rows, heldout, run)
+    view = lora.with_adapter(
+        policy,
+        rank=config.lora_rank,
+        alpha=config.lora_alpha,
+        targets=config.lora_targets,
+        dropout=config.lora_dropout,
+        new_tokens=lora.added_tokens(init, words) if config.lora_rank else (),
+    )
+    trained, measured = train(config, view, words, rows, heldout, run)
+    policy = policy if config.lora_rank else trained  # the adapter is inside of it
     metrics = {
         **measured,
         "demonstrations": len(rows),
