@@ -36,6 +36,7 @@ from training.update import (
     policy_loss,
     set_learning_rates,
     trained,
+    value_loss,
 )
 
 CPU = torch.device("cpu")
@@ -203,6 +204,18 @@ def test_the_loss_is_a_mean_over_tokens_and_not_over_responses(learners, batch):
 
     # every ratio is 1, so the loss is minus the mean advantage of all response tokens
     torch.testing.assert_close(whole, -advantages[rollouts.is_response].mean())
+
+
+def test_the_value_loss_weighs_as_much_as_it_is_told_to(learners, batch):
+    rollouts, _, returns = batch
+
+    half, reported = value_loss(learners.value, rollouts, returns, a_config(value_coef=0.5))
+    twice, _ = value_loss(learners.value, rollouts, returns, a_config(value_coef=2.0))
+
+    # the values are the old ones, so nothing is clipped: half the mean squared error, times the weight
+    error = (rollouts.values - returns)[rollouts.is_response].square().mean() / 2
+    torch.testing.assert_close(torch.stack([half, twice]), torch.stack([0.5 * error, 2.0 * error]))
+    torch.testing.assert_close(reported["value_loss"], error)
 
 
 def test_padding_has_no_part_in_the_gradient(learners, batch):
