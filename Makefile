@@ -20,7 +20,7 @@ check: setup  ## format, lint, types, import rule, fast tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not slow" -q
+	$(BIN)/pytest -m "not slow" -q -n 2
 
 test: setup  ## the whole suite, in two processes
 	$(BIN)/pytest -n 2 --dist loadfile

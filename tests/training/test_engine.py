@@ -24,6 +24,8 @@ from transformers import (
 from training import slots
 from training.engine import generator_at, largest_gap, padded_left, sample
 
+pytestmark = pytest.mark.slow
+
 EOS, PAD = 1, 0
 PROMPTS = [[5, 6, 7, 8, 9], [4], [11, 3, 2], [2, 2, 9, 17]]
 FIXED = replace(slots.CUDA, captured=False)  # what a GPU runs, step by step instead of as a graph

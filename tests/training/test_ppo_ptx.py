@@ -13,6 +13,8 @@ from training.model import logprobs_of
 from training.ppo import Config
 from training.ptx import COEF, Mix, add_gradient, norm_of, pretrained_ancestor, prose_sample, sources_of
 
+pytestmark = pytest.mark.slow
+
 PRETRAINED = {
     "text": [],
     "dataset": None,

@@ -39,6 +39,8 @@ from training.update import (
     value_loss,
 )
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 ROWS = 8
 
