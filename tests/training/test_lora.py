@@ -18,6 +18,8 @@ from data.errors import InvalidInput
 from training import checkpoints, engine, lora, sft, tokenizer
 from training.model import fit_to_tokenizer, logprobs_of, scalar_from_policy, scores
 
+pytestmark = pytest.mark.slow
+
 ADAPTER = {"rank": 2, "alpha": 4.0}
 IDS = torch.arange(2 * 7).reshape(2, 7) + 20
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}

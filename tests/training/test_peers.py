@@ -24,6 +24,8 @@ from training.model import scalar_from_policy
 from training.peers import OURS, answerable, as_trl_reads, check_padding, decided_pairs, numbers_of
 from training.ppo import Config, judge_options
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

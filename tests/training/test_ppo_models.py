@@ -16,6 +16,8 @@ from training.ppo_models import judge, reference_logprobs, speak_in_units
 from training.rewards import ScoreUnit, Units
 from training.rollouts import Sampling, sample
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

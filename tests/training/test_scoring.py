@@ -22,6 +22,8 @@ from training import scoring
 from training.model import scores
 from training.scoring import check_sharing, groups_of_like_length, score, score_rows
 
+pytestmark = pytest.mark.slow
+
 SIZES = {
     "vocab_size": 100,
     "hidden_size": 16,
