@@ -15,7 +15,7 @@ import random
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -127,6 +127,18 @@ def resolve(name_or_path: str | Path, workspace: Workspace) -> Path:
 def name_of(path: Path, given: str | Path) -> str:
     """What lineage calls the model in `path`: its checkpoint id, or what the user called it."""
     return read_manifest(path)["id"] if (path / MANIFEST).is_file() else str(given)
+
+
+def lineage(path: Path, folder: Path) -> Iterator[Path]:
+    """A model's folder, then those of its ancestors, the nearest first. Parents are looked for by name in `folder`."""
+    waiting, seen = [path], {path}
+    while waiting:
+        current = waiting.pop(0)
+        yield current
+        parents = read_manifest(current)["parents"] if (current / MANIFEST).is_file() else []
+        new = [folder / name for name in parents if folder / name not in seen]
+        seen.update(new)
+        waiting += new
 
 
 def code_version() -> str:

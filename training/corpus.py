@@ -16,7 +16,7 @@ import math
 import random
 import sysconfig
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.errors import InvalidInput
+from training.checkpoints import lineage
 from training.model import logprobs_of
 from training.tokenizer import document_ids, separator_id
 
@@ -65,6 +66,34 @@ def python_prose() -> list[str]:
     for path in standard_library():
         prose += [text for text in docstrings(_read(path) or "") if len(text) >= SHORTEST]
     return list(dict.fromkeys(prose))  # many classes repeat their parent's words
+
+
+def sources(
+    *,
+    text: Sequence[Path],
+    dataset_folder: Path | None,
+    text_column: str,
+    prose_weight: float | None,
+    code_weight: float | None,
+    prose: Callable[[], list[str]] = python_prose,
+) -> list[Source]:
+    """The corpora that a pretraining's options ask for, those of weight 0 left out; one's own text weighs 1.
+
+    Weights left open are 0.8 prose and 0.2 code, or nothing beside one's own text. `prose` reads Python's own text.
+    """
+    own = bool(text or dataset_folder)
+    prose_share = (0.0 if own else 0.8) if prose_weight is None else prose_weight
+    code_share = (0.0 if own else 0.2) if code_weight is None else code_weight
+    found = []
+    if text:
+        found.append(Source("text", 1.0, files(text)))
+    if dataset_folder:
+        found.append(Source("dataset", 1.0, dataset(dataset_folder, text_column)))
+    if prose_share > 0:
+        found.append(Source("prose", prose_share, prose()))
+    if code_share > 0:
+        found.append(Source("code", code_share, python_code()))
+    return found
 
 
 def docstrings(source: str) -> Iterator[str]:
@@ -228,16 +257,9 @@ def heldout_texts(model: Path, checkpoints: Path) -> list[str]:
     Parents are looked for by name in the folder `checkpoints`. A model with no pretrained ancestor of ours is measured
     on the Python installation's docstrings, which it may have seen: compare such numbers only among its descendants.
     """
-    waiting, seen = [model], {model}
-    while waiting:
-        folder = waiting.pop(0)
+    for folder in lineage(model, checkpoints):
         if (folder / HELDOUT).is_file():
             return [json.loads(line)["text"] for line in (folder / HELDOUT).read_text().splitlines()]
-        manifest = folder / "pawl.json"
-        parents = json.loads(manifest.read_text())["parents"] if manifest.is_file() else []
-        new = [checkpoints / name for name in parents if checkpoints / name not in seen]
-        seen.update(new)
-        waiting += new
     return heldout_sample([Source("prose", 1.0, python_prose())], HELDOUT_BYTES, seed=0)
 
 

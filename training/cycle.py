@@ -18,7 +18,6 @@ import dataclasses
 import importlib
 import json
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -66,14 +65,15 @@ class Config:
         """The chosen stages in the order they run."""
         return [name for name in STAGES if name in self.stages.split(",")]
 
-    def trains_adapter(self, stage: str) -> bool:
-        """Whether this cycle's overrides give the stage a LoRA adapter."""
-        return any(re.fullmatch(rf"{stage}\.lora[_-]rank=0*[1-9]\d*", text) for text in self.override)
+    def overrides(self, stage: str) -> dict[str, str]:
+        """The fields of a stage that this cycle sets, with their values as written; the last one of a field counts."""
+        given = [text.removeprefix(f"{stage}.") for text in self.override if text.startswith(f"{stage}.")]
+        pairs = [text.split("=", 1) for text in given]
+        return {name.replace("-", "_"): value for name, value in pairs}
 
     def arguments(self, stage: str) -> list[str]:
         """The command line that this cycle's overrides add to a stage; commas part the values of a list."""
-        given = [text.removeprefix(f"{stage}.") for text in self.override if text.startswith(f"{stage}.")]
-        pairs = [text.split("=", 1) for text in given]
+        pairs = self.overrides(stage).items()
         return [word for name, value in pairs for word in ("--" + name.replace("_", "-"), *value.split(","))]
 
 
@@ -235,11 +235,8 @@ def reward(cycle: Cycle) -> None:
 
 
 def ppo(cycle: Cycle) -> None:
-    """Go on from the promoted policy when it grew from the same SFT model, else start at that model."""
-    promoted, reference = parent_of(cycle), sft_of(cycle)
-    goes_on = promoted and lineage(cycle, promoted).get("sft") == reference and not cycle.config.trains_adapter("ppo")
-    start = promoted if goes_on else reference  # with LoRA the reference is the policy without its adapter
-    models = ["--init", start, "--reference", reference, "--reward", made_by(cycle, "reward")]
+    """Train the policy that the new reward model judges, held to the SFT model."""
+    models = ["--init", start_of(cycle), "--reference", sft_of(cycle), "--reward", made_by(cycle, "reward")]
     cycle.train("ppo", "--snapshot", snapshot_of(cycle), *models, "--seed", str(cycle.config.seed))
     hand_in(cycle, "ppo")
 
@@ -373,6 +370,18 @@ def sft_of(cycle: Cycle) -> str:
     if promoted and (found := lineage(cycle, promoted).get("sft")):
         return found
     raise InvalidInput("There is no SFT model yet. Add sft to --stages.")
+
+
+def start_of(cycle: Cycle) -> str:
+    """Where PPO starts: at the promoted policy when it grew from the same SFT model, else at that model.
+
+    With LoRA always at the SFT model: the reference is then the policy without its adapter.
+    """
+    promoted, reference = parent_of(cycle), sft_of(cycle)
+    trains_adapter = cycle.config.overrides("ppo").get("lora_rank", "0") != "0"
+    if promoted and not trains_adapter and lineage(cycle, promoted).get("sft") == reference:
+        return promoted
+    return reference
 
 
 def base_of(cycle: Cycle) -> str:

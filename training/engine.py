@@ -119,6 +119,16 @@ def padded_left(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.d
     return ids.to(device), is_token.to(device)
 
 
+def padded_right(
+    sequences: Sequence[Sequence[int]] | Sequence[Sequence[float]], fill: int | float, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(rows, longest) of the type of `fill`, padded on the right, and a mask: True where there is no padding."""
+    width = max(len(sequence) for sequence in sequences)
+    padded = torch.tensor([[*sequence, *[fill] * (width - len(sequence))] for sequence in sequences])
+    is_there = torch.arange(width) < torch.tensor([len(sequence) for sequence in sequences])[:, None]
+    return padded.to(device), is_there.to(device)
+
+
 def _refuse(model, prompts, max_new_tokens: int, temperature: float, eos_id: int, pad_id: int) -> None:
     """Raise the ValueErrors of `sample`."""
     if model.training:

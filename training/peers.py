@@ -241,7 +241,7 @@ def load(
             "its folder as it is. Take an SFT checkpoint."
         )
     own = fit_to_tokenizer(own, tokens).to(device).eval()
-    chosen = prompts_of_step(prompts, config, 0)
+    chosen = rollouts.prompts_of_step(prompts, config, 0)
     sampled = sample(own, tokens, chosen, config, "unit")
     loaded = rewards.load(**judges, workspace=workspace, tokens=tokens, device=device)
     loaded = loaded.measured([ids for _, ids in chosen], sampled.texts(tokens), microbatch=config.microbatch)
@@ -327,17 +327,6 @@ def decided_pairs(
             "Rank more responses, then freeze again."
         )
     return pairs
-
-
-def prompts_of_step(prompts: list[Encoded], config: Config, step: int) -> list[Encoded]:
-    """The prompts that PPO answers in a step: they pass by in a new order in each epoch."""
-    chosen = []
-    for place in range(step * config.batch_size, (step + 1) * config.batch_size):
-        epoch, index = divmod(place, len(prompts))
-        if not chosen or index == 0:
-            order = torch.randperm(len(prompts), generator=generator_at(config.seed, "prompts", epoch)).tolist()
-        chosen.append(prompts[order[index]])
-    return chosen
 
 
 def sample(
@@ -501,7 +490,7 @@ def measured(given: Given, policy: PreTrainedModel) -> dict[str, float]:
     Some of them are the last step's samples.
     """
     config = given.config
-    chosen = prompts_of_step(given.prompts, config, config.steps)
+    chosen = rollouts.prompts_of_step(given.prompts, config, config.steps)
     sampled = sample(policy, given.tokens, chosen, config, "measured")
     reference = load_policy(given.reference, given.tokens).to(policy.device).eval()
     found = rollouts.logprobs(reference, sampled, temperature=config.temperature, microbatch=config.microbatch)

@@ -52,7 +52,7 @@ from training.losses import masked_mean
 from training.metrics import Cancelled, Progress
 from training.ppo_models import Models, judge, speak_in_units
 from training.rewards import Ensemble, Units, names_of
-from training.rollouts import Rollouts, Sampling, sample
+from training.rollouts import Rollouts, Sampling, prompts_of_step, sample
 from training.update import (
     first_microbatches,
     improve,
@@ -297,17 +297,6 @@ def encoded_prompts(prompts: Sequence[Prompt], models: Models, config: Config) -
     if len(kept) < len(pairs):
         print(f"ppo: {len(pairs) - len(kept)} of {len(pairs)} prompts left out, longer than {most} tokens", flush=True)
     return kept
-
-
-def prompts_of_step(prompts: list[Encoded], config: Config, step: int) -> list[Encoded]:
-    """The batch of one step: the prompts pass by in a new order in each epoch, none twice before all came once."""
-    chosen = []
-    for place in range(step * config.batch_size, (step + 1) * config.batch_size):
-        epoch, index = divmod(place, len(prompts))
-        if not chosen or index == 0:
-            order = torch.randperm(len(prompts), generator=generator_at(config.seed, "prompts", epoch)).tolist()
-        chosen.append(prompts[order[index]])
-    return chosen
 
 
 def sampling_of(config: Config) -> Sampling:

@@ -131,20 +131,14 @@ def load_blocks(folder: Path) -> corpus.Blocks:
 
 
 def sources_of(config: Config) -> list[corpus.Source]:
-    """The corpora asked for, those of weight 0 left out; one's own text weighs 1."""
-    own = bool(config.text or config.dataset)
-    prose = (0.0 if own else 0.8) if config.prose_weight is None else config.prose_weight
-    code = (0.0 if own else 0.2) if config.code_weight is None else config.code_weight
-    sources = []
-    if config.text:
-        sources.append(corpus.Source("text", 1.0, corpus.files(config.text)))
-    if config.dataset:
-        sources.append(corpus.Source("dataset", 1.0, corpus.dataset(config.dataset, config.text_column)))
-    if prose > 0:
-        sources.append(corpus.Source("prose", prose, corpus.python_prose()))
-    if code > 0:
-        sources.append(corpus.Source("code", code, corpus.python_code()))
-    return sources
+    """The corpora asked for."""
+    return corpus.sources(
+        text=config.text,
+        dataset_folder=config.dataset,
+        text_column=config.text_column,
+        prose_weight=config.prose_weight,
+        code_weight=config.code_weight,
+    )
 
 
 def train(

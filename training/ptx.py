@@ -91,17 +91,11 @@ def load(config: Config, workspace: Workspace, tokens: PreTrainedTokenizerBase, 
 
 def pretrained_ancestor(path: Path, folder: Path) -> dict[str, Any] | None:
     """The configuration of the pretraining that a checkpoint in `folder` grew from; None when it was not done here."""
-    waiting, seen = [path], {path}
-    while waiting:
-        current = waiting.pop(0)
-        if not (current / checkpoints.MANIFEST).is_file():
-            continue
-        manifest = checkpoints.read_manifest(current)
-        if manifest["stage"] == "pretrain":
-            return manifest["config"]
-        new = [folder / name for name in manifest["parents"] if folder / name not in seen]
-        seen.update(new)
-        waiting += new
+    for ancestor in checkpoints.lineage(path, folder):
+        if (ancestor / checkpoints.MANIFEST).is_file():
+            manifest = checkpoints.read_manifest(ancestor)
+            if manifest["stage"] == "pretrain":
+                return manifest["config"]
     return None
 
 
@@ -110,22 +104,14 @@ def sources_of(pretrained: Mapping[str, Any], *, size: int, seed: int) -> list[c
 
     Raises InvalidInput when its text is no longer there.
     """
-    own = bool(pretrained["text"] or pretrained["dataset"])
-    weights = [pretrained[name] for name in ("prose_weight", "code_weight")]
-    prose, code = [
-        (0.0 if own else usual) if weight is None else weight for weight, usual in zip(weights, (0.8, 0.2), strict=True)
-    ]
-    sources = []
-    if pretrained["text"]:
-        sources.append(corpus.Source("text", 1.0, corpus.files([Path(path) for path in pretrained["text"]])))
-    if pretrained["dataset"]:
-        documents = corpus.dataset(Path(pretrained["dataset"]), pretrained["text_column"])
-        sources.append(corpus.Source("dataset", 1.0, documents))
-    if prose > 0:
-        sources.append(corpus.Source("prose", prose, prose_sample(size, seed)))
-    if code > 0:
-        sources.append(corpus.Source("code", code, corpus.python_code()))
-    return sources
+    return corpus.sources(
+        text=[Path(path) for path in pretrained["text"]],
+        dataset_folder=Path(pretrained["dataset"]) if pretrained["dataset"] else None,
+        text_column=pretrained["text_column"],
+        prose_weight=pretrained["prose_weight"],
+        code_weight=pretrained["code_weight"],
+        prose=lambda: prose_sample(size, seed),
+    )
 
 
 def prose_sample(size: int, seed: int) -> list[str]:

@@ -14,14 +14,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training import engine, model, tokenizer
+from training.engine import padded_right
 from training.scoring import groups_of_like_length
+
+T = TypeVar("T")
+
+
+class Batches(Protocol):
+    """The options of a stage that say which prompts are answered in which step."""
+
+    batch_size: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -229,11 +239,12 @@ def reward_scores(reward_model: PreTrainedModel, input_ids: Tensor, is_token: Te
     return found - getattr(reward_model.config, "score_offset", 0.0)
 
 
-def padded_right(
-    sequences: Sequence[Sequence[int]] | Sequence[Sequence[float]], fill: int | float, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """(rows, longest) of the type of `fill`, padded on the right, and a mask: True where there is no padding."""
-    width = max(len(sequence) for sequence in sequences)
-    padded = torch.tensor([[*sequence, *[fill] * (width - len(sequence))] for sequence in sequences])
-    is_there = torch.arange(width) < torch.tensor([len(sequence) for sequence in sequences])[:, None]
-    return padded.to(device), is_there.to(device)
+def prompts_of_step(prompts: Sequence[T], config: Batches, step: int) -> list[T]:
+    """The batch of one step: the prompts pass by in a new order in each epoch, none twice before all came once."""
+    chosen: list[T] = []
+    for place in range(step * config.batch_size, (step + 1) * config.batch_size):
+        epoch, index = divmod(place, len(prompts))
+        if not chosen or index == 0:
+            order = torch.randperm(len(prompts), generator=engine.generator_at(config.seed, "prompts", epoch)).tolist()
+        chosen.append(prompts[order[index]])
+    return chosen

@@ -22,7 +22,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from data.errors import InvalidInput
-from training.engine import padded_left
+from training.engine import padded_left, padded_right
 from training.model import positions_of
 
 Ids = Sequence[int]
@@ -137,7 +137,7 @@ def _of_rows(model: PreTrainedModel, rows: Sequence[Ids], pad_id: int) -> tuple[
     parts, computed = [], 0
     groups = groups_of_like_length([len(row) for row in rows])
     for group in groups:
-        ids, is_token = _padded_right([rows[i] for i in group], pad_id, model.device)
+        ids, is_token = padded_right([rows[i] for i in group], pad_id, model.device)
         # No mask: padding stands on the right, where a causal model's real tokens never look.
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         parts.append(_at_last(hidden, is_token))
@@ -156,7 +156,7 @@ def _after_shared_prompts(
     parts = []
     groups = groups_of_like_length([len(row) for row in rows])
     for group in groups:
-        ids, is_token = _padded_right([rows[i] for i in group], pad_id, model.device)
+        ids, is_token = padded_right([rows[i] for i in group], pad_id, model.device)
         whose = prompt_of[group]
         width = max(len(prompts[i]) for i in whose.tolist())  # prompts are padded on the left
         cache = DynamicCache()
@@ -203,14 +203,6 @@ def _encode_prompts(
     layers = zip(*parts, strict=True)
     past = [tuple(_in_order(list(tensors), groups) for tensors in zip(*layer, strict=True)) for layer in layers]
     return past, is_prompt, computed
-
-
-def _padded_right(rows: Sequence[Ids], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids (rows, longest), padded on the right, and is_token: True where there is no padding."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
-    is_token = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
-    return ids.to(device), is_token.to(device)
 
 
 def _at_last(hidden: Tensor, is_token: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from data.runs import RunFolder, write_whole
 EACH_STEP = 4  # responses
 
 
-def append(run: RunFolder, step: int, rows: Iterable[tuple[Prompt, str, float, float]]) -> None:
-    """Write down the first of a step's rows: prompt, response, score and KL in nats."""
+def append(run: RunFolder, step: int, rows: Iterable[tuple[Prompt, str, float, float | None]]) -> None:
+    """Write down the first of a step's rows: prompt, response, score and KL in nats, None where it is not measured."""
     with (run.path / "samples.jsonl").open("a") as file:
         for _, (prompt, text, score, kl) in zip(range(EACH_STEP), rows, strict=False):
             line = {"step": step, "prompt": prompt.messages[-1].content, "response": text, "score": score, "kl": kl}

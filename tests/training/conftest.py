@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from data import snapshots
 from data.records import Message, prompt_id_of
@@ -106,6 +108,25 @@ def policy(words):
     """A policy of about 10,000 parameters, the same in every test."""
     torch.manual_seed(0)
     return new_policy(MICRO, words).eval()
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that any operation inside it gives out, forward and backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        self.numel = max([self.numel, *(t.numel() for t in tree_leaves(found) if isinstance(t, torch.Tensor))])
+        return found
+
+
+@pytest.fixture
+def largest_tensor():
+    """A context whose `numel` is the size of the largest tensor that was ever made inside it."""
+    return Largest()
 
 
 @pytest.fixture

@@ -22,7 +22,9 @@ from data.records import RankingAnswer
 from data.runs import RunFolder
 from data.store import Store
 from data.workspace import Workspace
+from training import checkpoints
 from training.__main__ import config_of
+from training.cycle import Config, Cycle, launcher_of, start_of
 
 ROOT = Path(__file__).parents[2]
 MICRO = ["reward.epochs=1", "ppo.steps=6", "ppo.save-every=1", "ppo.batch-size=16", "ppo.minibatch-size=16"]
@@ -187,8 +189,6 @@ def test_a_stage_in_two_processes_is_stopped_through_torchrun_and_goes_on_in_one
 
 
 def test_a_launcher_that_is_not_there_is_named():
-    from training.cycle import launcher_of
-
     with pytest.raises(InvalidInput, match="'torchrum'"):
         launcher_of("torchrum --nproc-per-node 2")
     assert launcher_of("") == [sys.executable]
@@ -197,28 +197,20 @@ def test_a_launcher_that_is_not_there_is_named():
 
 @pytest.mark.parametrize("override", ["steps=10", "ppo.stps=10", "sft.run=../../x", "sft.workspace=/x", "ppo.init=y"])
 def test_an_override_that_is_no_option_of_its_stage_is_refused(override):
-    from training.cycle import Config
-
     with pytest.raises(ValueError, match=re.escape(override)):
         Config(override=(override,))
 
 
 def test_a_stage_that_does_not_exist_is_named():
-    from training.cycle import Config
-
     with pytest.raises(ValueError, match="ppp"):
         Config(stages="sft,ppp")
 
 
 def test_the_stages_run_in_their_own_order_whatever_order_they_were_asked_in():
-    from training.cycle import Config
-
     assert Config(stages="ppo,sft,reward").trained == ["sft", "reward", "ppo"]
 
 
 def test_an_override_reaches_its_own_stage_only():
-    from training.cycle import Config
-
     config = Config(override=("ppo.kl_coef=0.1", "sft.epochs=2"))
 
     assert config.arguments("ppo") == ["--kl-coef", "0.1"]
@@ -226,8 +218,30 @@ def test_an_override_reaches_its_own_stage_only():
 
 
 def test_commas_part_the_values_of_an_override():
-    from training.cycle import Config
-
     config = Config(override=("sample.temperature=0.7,1.0",))
 
     assert config.arguments("sample") == ["--temperature", "0.7", "1.0"]
+
+
+def test_the_last_override_of_an_option_counts_however_it_is_spelled():
+    config = Config(override=("ppo.lora-rank=0", "ppo.lora_rank=4", "ppo.lora-targets=q_proj,v_proj"))
+
+    assert config.overrides("ppo") == {"lora_rank": "4", "lora_targets": "q_proj,v_proj"}
+    assert config.arguments("ppo") == ["--lora-rank", "4", "--lora-targets", "q_proj", "v_proj"]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [((), "ppo-0001"), (("ppo.lora_rank=0",), "ppo-0001"), (("ppo.lora-rank=8",), "sft-0001")],
+)
+def test_ppo_goes_on_from_the_promoted_policy_but_an_adapter_starts_at_the_reference(
+    override, expected, workspace, policy, words
+):
+    about = {"snapshot": None, "model": policy, "tokenizer": words, "config": {}, "metrics": {}, "seed": 0}
+    for name, parents in (("sft-0001", []), ("ppo-0001", ["sft-0001"])):
+        checkpoints.save(workspace.checkpoints, name, stage=name[:3], parents=parents, **about)
+    run = RunFolder.create(workspace.runs, "cycle", {})
+    cycle = Cycle(Config(stages="reward,ppo", override=override), run, workspace)
+    cycle.note("freeze", promoted="ppo-0001")
+
+    assert start_of(cycle) == expected

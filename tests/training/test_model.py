@@ -2,8 +2,6 @@ import math
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -117,26 +115,13 @@ def test_without_a_mask_padding_on_the_right_leaves_the_logprobs_as_they_are(pol
     torch.testing.assert_close(logprobs_of(policy, RIGHT[0], None)[:, :4], logprobs_of(policy, *BARE))
 
 
-class Largest(TorchDispatchMode):
-    """Notes the largest tensor that any operation inside it gives out, forward and backward."""
-
-    def __init__(self):
-        super().__init__()
-        self.numel = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        found = function(*args, **(kwargs or {}))
-        self.numel = max([self.numel, *(t.numel() for t in tree_leaves(found) if isinstance(t, torch.Tensor))])
-        return found
-
-
-def test_no_tensor_over_batch_tokens_and_vocabulary_ever_exists(policy, monkeypatch):
+def test_no_tensor_over_batch_tokens_and_vocabulary_ever_exists(policy, monkeypatch, largest_tensor):
     monkeypatch.setattr(model, "MAX_LOGITS", 16 * 300)
     ids = torch.randint(6, 300, (8, 40))
     is_target = torch.zeros(8, 40, dtype=torch.bool)
     is_target[:, 20:] = True
 
-    with Largest() as largest:
+    with largest_tensor as largest:
         logprobs_at(policy, ids, None, is_target, temperature=0.7).sum().backward()
         logprobs_and_entropy_at(policy, ids, None, is_target)
 

@@ -166,13 +166,6 @@ def test_prompts_that_trl_would_read_as_other_ids_are_left_out(snapshot, rows, w
     )
 
 
-def test_the_prompts_of_a_step_are_ppos():
-    config, prompts = config_for("rloo", Path("s")), [(name, []) for name in "abcde"]
-
-    for step in range(3):
-        assert peers.prompts_of_step(prompts, config, step) == ppo.prompts_of_step(prompts, config, step)
-
-
 def test_a_model_with_learned_positions_is_refused(words, policy):
     torch.manual_seed(0)
     learned = GPT2LMHeadModel(GPT2Config(vocab_size=len(words), n_positions=64, n_embd=16, n_layer=1, n_head=2))

@@ -18,9 +18,9 @@ from training import checkpoints, engine, ppo, shown, tokenizer
 from training.advantages import RunningScale
 from training.metrics import Cancelled
 from training.model import scalar_from_policy
-from training.ppo import Carried, Config, advantages_of, describe, next_kl_coef, prompts_of_step, rewards_of
+from training.ppo import Carried, Config, advantages_of, describe, next_kl_coef, rewards_of
 from training.rewards import ScoreUnit, Units
-from training.rollouts import Rollouts, assemble
+from training.rollouts import Rollouts, assemble, prompts_of_step
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,8 +8,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from training import engine
 from training import model as models_of
@@ -296,23 +294,10 @@ def test_recomputed_layers_learn_the_same(learners, batch):
     torch.testing.assert_close(weights(own.policy), weights(learners.policy))
 
 
-class Largest(TorchDispatchMode):
-    """Notes the largest tensor that any operation inside it gives out, forward and backward."""
-
-    def __init__(self):
-        super().__init__()
-        self.numel = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        found = function(*args, **(kwargs or {}))
-        self.numel = max([self.numel, *(t.numel() for t in tree_leaves(found) if isinstance(t, torch.Tensor))])
-        return found
-
-
-def test_no_update_holds_logits_of_batch_tokens_and_vocabulary(learners, batch, monkeypatch):
+def test_no_update_holds_logits_of_batch_tokens_and_vocabulary(learners, batch, monkeypatch, largest_tensor):
     monkeypatch.setattr(models_of, "MAX_LOGITS", 4 * 300)
 
-    with Largest() as largest:
+    with largest_tensor as largest:
         found = update(learners, batch, a_config(microbatch=8))
 
     tokens = int(batch[0].is_response.sum())

@@ -11,10 +11,11 @@ from data.datasets import rankings
 from data.errors import InvalidInput, NotFound, TooFewLabels
 from data.runs import RunFolder
 from training import checkpoints, metrics, reward, tokenizer
+from training.engine import padded_right
 from training.model import scalar_from_policy
 from training.preferences import Encoded, encode, labelers_left_out, weighted
 from training.reward import cosine_to_a_tenth, improve, margins_of, score_rankings, tie_parameter
-from training.rollouts import padded_right, reward_scores
+from training.rollouts import reward_scores
 
 LONG, SHORT = "Open it with a with statement, so that it is closed at the end.", "Fish."
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from training import engine, model
+from training.engine import padded_right
 from training.rollouts import (
     Rollouts,
     Sampling,
@@ -11,7 +12,6 @@ from training.rollouts import (
     logprobs,
     logprobs_and_entropy_in,
     logprobs_in,
-    padded_right,
     response_logprobs,
     sample,
     scores,

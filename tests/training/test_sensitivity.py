@@ -69,7 +69,7 @@ def first_policy(tmp_path_factory):
     for _ in range(150):
         asked = [tokenizer.prompt_ids(words, prompt(rng.randrange(3 * PROMPTS))) for _ in range(64)]
         rows = [[*ids, *tokenizer.response_ids(words, rng.choice(sentences))] for ids in asked]
-        ids, is_there = rollouts.padded_right(rows, words.pad_token_id, torch.device("cpu"))
+        ids, is_there = engine.padded_right(rows, words.pad_token_id, torch.device("cpu"))
         starts = torch.tensor([len(ids) for ids in asked])[:, None]
         is_response = is_there[:, 1:] & (torch.arange(1, ids.shape[1]) >= starts)
         loss = -(model.logprobs_of(policy, ids, is_there) * is_response).sum() / is_response.sum()
