@@ -34,6 +34,22 @@ def test_every_command_a_page_mentions_is_one(page):
     assert not wrong, f"{page.name} names {wrong}, which is no command."
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_a_page_mentions_is_there(page):
+    named = set(re.findall(r"`(test_\w+)`", page.read_text()))
+    there = {name for path in ROOT.glob("tests/**/*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
+
+    assert not named - there, f"{page.name} mentions {named - there}: a detail that nothing holds."
+
+
+@pytest.mark.parametrize("row", re.findall(r"^\| \d+ \|.*", (ROOT / "docs/training.md").read_text(), re.MULTILINE))
+def test_every_detail_of_ppo_is_where_the_page_says(row):
+    for place in re.findall(r"`([^`]+)`", row.split("|")[3]):
+        module, _, name = place.partition(".")
+        path = ROOT / "training" / f"{module}.py"
+        assert (ROOT / place).exists() or re.search(rf"^(def|class) {name}", path.read_text(), re.MULTILINE), place
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [f"{package} {verb}" for package, verbs in COMMANDS.items() for verb in sorted(verbs)]

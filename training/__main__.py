@@ -23,7 +23,7 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -35,7 +35,7 @@ from data.runs import RunFolder
 from data.workspace import Workspace
 
 STAGES = ("pretrain", "sft", "reward", "ppo", "evaluate", "sample", "cycle")
-SEVERAL = ("pretrain", "sft")  # stages that several processes can share
+SHARDED = ("pretrain", "sft")  # stages that can divide a model's weights among processes
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Common:
     workspace: Path | None = None  # else $PAWL_WORKSPACE, else ./var
     # torchrun takes --run for the beginning of an option of its own, hence the other name
     run: Annotated[str | None, tyro.conf.arg(aliases=("--run-id",))] = None  # id of the run; a new one by default
+    report_to: tuple[str, ...] = ()  # the metrics also to tensorboard, trackio, wandb, where they are installed
     resume: str | None = None  # id of a run to go on with; its own configuration counts, not this command line's
 
 
@@ -69,7 +70,7 @@ def main(arguments: list[str]) -> int:
             print(error, file=sys.stderr)
         return 1
     with log_to(run) if speaks else silence(sys.stdout):
-        code = execute(stage, config, run, Workspace.at(common.workspace))
+        code = execute(stage, config, run, Workspace.at(common.workspace), common.report_to)
     if code != 1:
         parallel.leave()
     return code
@@ -77,14 +78,20 @@ def main(arguments: list[str]) -> int:
 
 def begin(name: str, kind: type, arguments: list[str]) -> tuple[Common, Any, RunFolder]:
     """The options, the stage's Config, and the run that is to be executed, which all processes share."""
-    from training import parallel
+    from training import parallel, trackers
 
-    if parallel.launched() > 1 and name not in SEVERAL:
-        raise InvalidInput(f"{name} runs in one process. Start it without torchrun; nothing was done.")
+    if parallel.launched() > 1 and name == "cycle":
+        raise InvalidInput("cycle starts its stages itself: leave torchrun to its --launch. Nothing was done.")
+    if name not in SHARDED and (parallel.configured("FSDP") or parallel.configured("DEEPSPEED")):
+        raise InvalidInput(
+            f"{name} keeps its models whole in each process, and accelerate's configuration asks for them to be "
+            f"divided. Start {name} by torchrun, or with a configuration of type MULTI_GPU. Nothing was done."
+        )
     common, config = parse(name, kind, arguments)
     workspace = Workspace.at(common.workspace)
     parallel.join()
-    asked = {**dataclasses.asdict(config), "preset": common.preset}
+    trackers.require(common.report_to)
+    asked = {**dataclasses.asdict(config), "preset": common.preset, "report_to": common.report_to}
     return common, config, parallel.joined_run(lambda: open_run(workspace, name, common, asked), workspace.runs)
 
 
@@ -122,7 +129,10 @@ def parse(name: str, kind: type, arguments: list[str]) -> tuple[Common, Any]:
         raise NotFound(f"There is no preset {known.preset!r}; choose from {', '.join(PRESETS)}.")
     if known.resume and not {"-h", "--help"} & set(arguments):
         run = find_run(Workspace.at(known.workspace), known.resume)
-        return Common(known.preset, known.workspace, resume=known.resume), config_of(kind, run.config())
+        saved = run.config()
+        report_to = tuple(saved.get("report_to", ()))
+        common = Common(known.preset, known.workspace, report_to=report_to, resume=known.resume)
+        return common, config_of(kind, saved)
     fields = {**_required(kind), **PRESETS[known.preset].get(name, {})}
     flat = tyro.conf.arg(name="")
     options = [("config", Annotated[kind, flat]), ("common", Annotated[Common, flat])]
@@ -184,14 +194,17 @@ def open_run(workspace: Workspace, name: str, common: Common, config: dict[str, 
     return run
 
 
-def execute(stage: types.ModuleType, config: Any, run: RunFolder, workspace: Workspace) -> int:
+def execute(
+    stage: types.ModuleType, config: Any, run: RunFolder, workspace: Workspace, report_to: Sequence[str] = ()
+) -> int:
     """Run the stage's `main` and write down how it ended."""
-    from training import parallel
+    from training import parallel, trackers
     from training.metrics import Cancelled
 
     run.update(id=run.id, state="running", pid=os.getpid(), error=None)
     try:
-        code = stage.main(config, run, workspace)
+        with trackers.following(report_to, run, dataclasses.asdict(config)):
+            code = stage.main(config, run, workspace)
     except Cancelled:
         run.update(state="cancelled", error=f"Stopped. Go on with --resume {run.id}.")
         return Cancelled.exit_code

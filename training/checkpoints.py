@@ -29,7 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.errors import InvalidInput, NotFound
 from data.runs import write_whole
 from data.workspace import Workspace
-from training import lora
+from training import lora, parallel
 
 MANIFEST = "pawl.json"
 STATES_KEPT = 2
@@ -197,6 +197,8 @@ def save_state(
 ) -> Path:
     """Save what a run needs to go on after `step`, under <run>/states/; the two newest are kept.
 
+    Of several processes, which all hold the same, the first one writes and the others wait until it has.
+
     `extra` is the caller's own JSON (KL coefficient, running means, how far the prompts are). The global random states
     of torch, its accelerators and Python are saved too. With `only_trainable` frozen parameters are left out: the run
     that goes on must load them from where it got them first.
@@ -214,10 +216,13 @@ def save_state(
             json.dumps({"step": step, "python_random": random.getstate(), "extra": dict(extra)})
         )
 
-    written = _write_folder(run_path / "states" / f"step-{step:08d}", fill)
-    for old in _states(run_path)[:-STATES_KEPT]:
-        shutil.rmtree(old)
-    return written
+    folder = run_path / "states" / f"step-{step:08d}"
+    if parallel.is_main():
+        _write_folder(folder, fill)
+        for old in _states(run_path)[:-STATES_KEPT]:
+            shutil.rmtree(old)
+    parallel.wait()
+    return folder
 
 
 def load_state(
@@ -275,11 +280,11 @@ def _states(run_path: Path) -> list[Path]:
 def _random_states() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
 
 
 def _restore_random(states: Mapping[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

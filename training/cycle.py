@@ -47,7 +47,7 @@ class Config:
     stages: str = "sft,reward,ppo"  # which stages to train, with commas; pretrain,sft makes a first model
     base: str | None = None  # start SFT from this folder or hub id instead of the promoted model's own base
     override: tuple[str, ...] = ()  # stage.field=value, as in ppo.steps=10
-    launch: str = ""  # put before each training stage, as in "torchrun --standalone --nproc-per-node 8"
+    launch: str = ""  # put before each stage, as in "torchrun --standalone --nproc-per-node 8"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -111,7 +111,7 @@ class Cycle:
 
     def __init__(self, config: Config, run: RunFolder, workspace: Workspace) -> None:
         self.config, self.run, self.workspace = config, run, workspace
-        self.preset = run.config().get("preset", "tiny")
+        self.preset, self.report_to = run.config().get("preset", "tiny"), run.config().get("report_to", [])
 
     def steps(self) -> list[str]:
         """freeze, the chosen stages, evaluate where there is a policy to measure, sample."""
@@ -160,9 +160,15 @@ class Cycle:
             return run.id
         self.note(stage, run=run.id, state="running", progress=entry.get("progress", 0.0), checkpoint=None)
         rest = ["--resume", run.id] if begun else ["--run-id", run.id, *arguments, *self.config.arguments(stage)]
-        launcher = launcher_of(self.config.launch) if stage in STAGES else [sys.executable]
-        command = [*launcher, "-m", "training", stage]  # torchrun -m training, python -m training
+        command = [
+            *launcher_of(self.config.launch),
+            "-m",
+            "training",
+            stage,
+        ]  # torchrun -m training, python -m training
         command += ["--preset", self.preset, "--workspace", str(self.workspace.root), *rest]
+        if self.report_to and not begun:
+            command += ["--report-to", *self.report_to]
         print(f"{stage}: {shlex.join(command)}", flush=True)
         run.update(state="queued", error=None)  # what is read there later is of this attempt
         with (run.path / "log.txt").open("ab") as log:

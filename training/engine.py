@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 
+from training import parallel
 from training.slots import CPU, CUDA, Plan, Slots, Start
 
 
@@ -64,7 +65,7 @@ def sample(
 
     `generator` lives on the CPU. A temperature of 0 takes the likeliest token each time; its log-prob is then that at
     temperature 1. The model computes in its own dtype, or that of an autocast around the call; log-probs are fp32.
-    `plan` is the device's own unless given.
+    `plan` is the device's own unless given. Each of several processes decodes a part of the prompts; all get the whole.
 
     Raises:
         ValueError: the model is in training mode (dropout would make the log-probs wrong), pad is eos (a response
@@ -79,22 +80,25 @@ def sample(
     wanted: dict[tuple[int, ...], list[int]] = {}  # the responses to each distinct prompt
     for i, prompt in enumerate(prompts):
         wanted.setdefault(tuple(prompt), []).extend(range(i * samples, (i + 1) * samples))
+    own = parallel.mine(list(wanted.items()))
     slots = Slots(
         model,
         uniforms,
-        min(batch_size, count),
+        min(batch_size, max(1, sum(len(responses) for _, responses in own))),
         plan=plan or (CUDA if model.device.type == "cuda" else CPU),
         temperature=temperature,
         eos_id=eos_id,
         pad_id=pad_id,
     )
-    _decode(slots, wanted)
+    _decode(slots, own)
     tokens, logprobs = slots.results()
-    lengths = [row.index(eos_id) + 1 if eos_id in row else max_new_tokens for row in tokens]
+    decoded = parallel.together([[(i, tokens[i], logprobs[i]) for i in responses] for _, responses in own])
+    rows = sorted(row for responses in decoded for row in responses)
+    lengths = [ids.index(eos_id) + 1 if eos_id in ids else max_new_tokens for _, ids, _ in rows]
     return Samples(
-        response_ids=[row[:length] for row, length in zip(tokens, lengths, strict=True)],
-        logprobs=[row[:length] for row, length in zip(logprobs, lengths, strict=True)],
-        ended=[eos_id in row for row in tokens],
+        response_ids=[ids[:length] for (_, ids, _), length in zip(rows, lengths, strict=True)],
+        logprobs=[numbers[:length] for (_, _, numbers), length in zip(rows, lengths, strict=True)],
+        ended=[eos_id in ids for _, ids, _ in rows],
     )
 
 
@@ -157,9 +161,9 @@ def _refuse(model, prompts, max_new_tokens: int, temperature: float, eos_id: int
             )
 
 
-def _decode(slots: Slots, wanted: dict[tuple[int, ...], list[int]]) -> None:
-    """Make every response: fill the free slots, step, and again until none waits and none is in the making."""
-    waiting = deque(sorted(wanted.items(), key=lambda item: len(item[0])))  # little padding in a prefill
+def _decode(slots: Slots, wanted: Sequence[tuple[tuple[int, ...], list[int]]]) -> None:
+    """Make the responses to these prompts: fill the free slots, step, until none waits and none is in the making."""
+    waiting = deque(sorted(wanted, key=lambda item: len(item[0])))  # little padding in a prefill
     ready: deque[Start] = deque()  # their prompts are in `prefilled`
     prefilled: Cache | None = None
     while True:

@@ -40,7 +40,7 @@ from data import datasets, snapshots
 from data.errors import InvalidInput
 from data.runs import RunFolder
 from data.workspace import Workspace
-from training import checkpoints, corpus, tokenizer
+from training import checkpoints, corpus, parallel, tokenizer
 from training.engine import generator_at
 from training.metrics import Cancelled, Progress
 from training.model import load_policy, load_scalar
@@ -127,7 +127,7 @@ def measure(config: Config, workspace: Workspace, progress: Progress) -> dict[st
         InvalidInput: there is no held-out prompt, or the reward model or judge has another vocabulary.
         Cancelled: SIGTERM came; a resumed run starts over.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = parallel.device()
     given = {"policy": config.policy, "parent": config.parent, "reward": config.reward, "judge": config.judge}
     paths = {name: checkpoints.resolve(called, workspace) for name, called in given.items() if called is not None}
     tokens = shared_tokenizer(paths)
@@ -169,7 +169,7 @@ def accuracy_of(reward: Path) -> float | None:
 def step_done(progress: Progress, step: int) -> None:
     """Say so, and stop here when SIGTERM came."""
     progress.at(step)
-    if progress.stop_requested:
+    if parallel.agreed(progress.stop_requested):
         raise Cancelled(f"Stopped after step {step} of {progress.steps}; a resumed run starts over.")
 
 

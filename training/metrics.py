@@ -1,6 +1,7 @@
 """How a stage tells what it does: one JSON line per step, the same for people, and the wish to stop.
 
-Writes  runs/<id>/metrics.jsonl (one object per step), runs/<id>/state.json (step, steps, progress), a line to stdout
+Writes  runs/<id>/metrics.jsonl (one object per step), runs/<id>/state.json (step, steps, progress), a line to stdout;
+        whoever follows hears the same numbers
 
 SIGTERM sets a flag that stages read between steps; they save and raise `Cancelled`, and the process exits with 143.
 """
@@ -11,11 +12,14 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from data.runs import RunFolder
 
 _stop = threading.Event()
+_followers: list[Callable[[dict[str, float | int], int], None]] = []
 
 
 class Cancelled(Exception):
@@ -37,6 +41,16 @@ def stop_requested() -> bool:
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:
     _stop.set()
+
+
+@contextmanager
+def followed_by(follower: Callable[[dict[str, float | int], int], None]) -> Iterator[None]:
+    """Inside, `follower` is called with the numbers of each step, those that are finite, and the step."""
+    _followers.append(follower)
+    try:
+        yield
+    finally:
+        _followers.remove(follower)
 
 
 class Progress:
@@ -67,6 +81,8 @@ class Progress:
             f"{self.stage} {step}/{self.steps}  " + "  ".join(f"{k} {_short(v)}" for k, v in numbers.items()),
             flush=True,
         )
+        for follower in _followers:
+            follower({name: value for name, value in numbers.items() if value is not None}, step)
 
     def at(self, step: int, *, always: bool = False) -> None:
         """Say how far the run is, without numbers; at most about twice a second, unless `always` or at the end."""

@@ -93,6 +93,12 @@ def wait() -> None:
         PartialState().wait_for_everyone()
 
 
+def device() -> torch.device:
+    """Where this process computes: its own GPU, the first without a launcher, or the CPU."""
+    found: torch.device = PartialState(cpu=not torch.cuda.is_available()).device
+    return found
+
+
 def same(value: T) -> T:
     """What process 0 has, whatever the others pass."""
     if count() == 1:

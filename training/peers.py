@@ -45,7 +45,7 @@ from data.errors import InvalidInput, TooFewLabels
 from data.records import Prompt
 from data.runs import RunFolder
 from data.workspace import Workspace
-from training import checkpoints, parallel, rewards, rollouts, shown, tokenizer
+from training import checkpoints, rewards, rollouts, shown, tokenizer
 from training import trainer as adapter
 from training.advantages import outcomes
 from training.engine import generator_at
@@ -157,21 +157,20 @@ def main(config: Config, judges: dict[str, Any], run: RunFolder, workspace: Work
     trainer = (dpo_trainer if config.algorithm == "dpo" else group_trainer)(given, kind, arguments, reporter)
     policy = adapter.fit(trainer, run).eval()
     metrics = {**last_numbers(run), **measured(given, policy)}
-    if parallel.is_main():
-        names = [config.init, config.reference, *given.rewards.models]
-        parents = [checkpoints.name_of(checkpoints.resolve(name, workspace), name) for name in names]
-        checkpoints.save(
-            workspace.checkpoints,
-            run.id,
-            stage="ppo",
-            parents=tuple(dict.fromkeys(parents)),
-            snapshot=snapshot.hash,
-            model=policy,
-            tokenizer=given.tokens,
-            config=asdict(config),
-            metrics=metrics,
-            seed=config.seed,
-        )
+    names = [config.init, config.reference, *given.rewards.models]
+    parents = [checkpoints.name_of(checkpoints.resolve(name, workspace), name) for name in names]
+    checkpoints.save(
+        workspace.checkpoints,
+        run.id,
+        stage="ppo",
+        parents=tuple(dict.fromkeys(parents)),
+        snapshot=snapshot.hash,
+        model=policy,
+        tokenizer=given.tokens,
+        config=asdict(config),
+        metrics=metrics,
+        seed=config.seed,
+    )
     adapter.finish(run, metrics)
 
 
@@ -413,11 +412,10 @@ def score_function(given: Given) -> Callable[..., list[float]]:
         ended = torch.tensor([ids[-1] == tokens.eos_token_id for ids in completion_ids], device=parts["reward"].device)
         for name, values in {**parts, "ended": ended.float()}.items():
             log_metric(OURS + name, values.mean().item())
-        if parallel.is_main():
-            found = zip([prompt for prompt, _ in chosen], texts, parts["reward"].tolist(), strict=True)
-            of_each_prompt = itertools.islice(found, 0, None, config.group_size)
-            step = trainer_state.global_step // given.updates + 1
-            shown.append(given.run, step, ((*row, None) for row in of_each_prompt))
+        found = zip([prompt for prompt, _ in chosen], texts, parts["reward"].tolist(), strict=True)
+        of_each_prompt = itertools.islice(found, 0, None, config.group_size)
+        step = trainer_state.global_step // given.updates + 1
+        shown.append(given.run, step, ((*row, None) for row in of_each_prompt))
         return outcomes(parts["reward"], ended, missing_end_score=config.missing_end_score).tolist()
 
     return score
@@ -451,8 +449,7 @@ class Reporter(adapter.Reporter):
     def on_train_begin(self, args: Arguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Forget what was written after the state that the run goes on from."""
         self.progress.run.drop_metrics_after(state.global_step // self.updates)
-        if parallel.is_main():
-            shown.forget_after(self.progress.run, state.global_step // self.updates)
+        shown.forget_after(self.progress.run, state.global_step // self.updates)
 
     def on_log(self, args: Arguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
         if "loss" in logs:  # else it is Trainer's summary
@@ -499,10 +496,9 @@ def measured(given: Given, policy: PreTrainedModel) -> dict[str, float]:
     parts = given.rewards.parts(
         [prompt for prompt, _ in chosen], [ids for _, ids in chosen], texts, microbatch=config.microbatch
     )
-    if parallel.is_main():
-        rows = zip([prompt for prompt, _ in chosen], texts, parts["reward"].tolist(), kl.tolist(), strict=True)
-        shown.forget_after(given.run, config.steps - 1)
-        shown.append(given.run, config.steps, rows)
+    rows = zip([prompt for prompt, _ in chosen], texts, parts["reward"].tolist(), kl.tolist(), strict=True)
+    shown.forget_after(given.run, config.steps - 1)
+    shown.append(given.run, config.steps, rows)
     return {name: values.mean().item() for name, values in parts.items()} | {
         "kl": kl.mean().item(),
         "length": sampled.is_response.sum(1).float().mean().item(),

@@ -17,12 +17,12 @@ standard deviation become 0 and 1. So one kl_coef serves whatever scale a reward
 
 from __future__ import annotations
 
-import itertools
 import math
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from operator import sub
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -35,7 +35,7 @@ from data.errors import InvalidInput
 from data.records import Prompt
 from data.runs import RunFolder
 from data.workspace import Workspace
-from training import checkpoints, ppo_models, ptx, shown, tokenizer
+from training import checkpoints, parallel, ppo_models, ptx, shown, tokenizer
 from training.advantages import (
     KlEstimator,
     RunningScale,
@@ -53,6 +53,7 @@ from training.metrics import Cancelled, Progress
 from training.ppo_models import Models, judge, speak_in_units
 from training.rewards import Ensemble, Units, names_of
 from training.rollouts import Rollouts, Sampling, prompts_of_step, sample
+from training.throughput import ppo_use
 from training.update import (
     first_microbatches,
     improve,
@@ -170,10 +171,13 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     if config.algorithm != "ppo":
         from training import peers
 
+        if parallel.count() > 1:
+            raise InvalidInput(f"{config.algorithm} is here for comparison, in one process. Start it without torchrun.")
         return peers.main(config, judge_options(config), run, workspace)
+    device = parallel.device()
     accelerator = Accelerator(mixed_precision="bf16" if uses_bf16(config) else "no")
     snapshot = snapshots.load(config.snapshot)
-    models = ppo_models.load(config, judge_options(config), workspace, accelerator.device)
+    models = ppo_models.load(config, judge_options(config), workspace, device)
     prompts = encoded_prompts(datasets.prompts(snapshot, "train"), models, config)
     if not prompts:
         raise InvalidInput(
@@ -184,19 +188,20 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     metrics = learn(models, prompts, config, run, accelerator, mix)
     names = [config.init, config.reference, *names_of(config.reward)]
     parents = [checkpoints.name_of(checkpoints.resolve(name, workspace), name) for name in names]
-    checkpoints.save(
-        workspace.checkpoints,
-        run.id,
-        stage="ppo",
-        parents=tuple(dict.fromkeys(parents)),
-        snapshot=snapshot.hash,
-        model=models.policy,
-        tokenizer=models.tokens,
-        config=asdict(config),
-        metrics=metrics,
-        seed=config.seed,
-    )
-    shutil.rmtree(run.path / "states", ignore_errors=True)  # nothing is left to resume
+    if parallel.is_main():
+        checkpoints.save(
+            workspace.checkpoints,
+            run.id,
+            stage="ppo",
+            parents=tuple(dict.fromkeys(parents)),
+            snapshot=snapshot.hash,
+            model=models.policy,
+            tokenizer=models.tokens,
+            config=asdict(config),
+            metrics=metrics,
+            seed=config.seed,
+        )
+        shutil.rmtree(run.path / "states", ignore_errors=True)  # nothing is left to resume
     run.update(state="done", checkpoint=run.id, progress=1.0, metrics=metrics)
 
 
@@ -217,7 +222,8 @@ def learn(
     with accelerator.autocast():
         start, carried = (state[0], Carried.of(state[1])) if state else (0, first_carried(models, prompts, config))
     models = replace(models, rewards=models.rewards.in_units(carried.units))
-    shown.forget_after(run, start)
+    if parallel.is_main():
+        shown.forget_after(run, start)
     run.drop_metrics_after(start)
 
     for step in range(start, config.steps):
@@ -239,11 +245,13 @@ def learn(
         if numbers["recomputed"] and not carried.numbers.get("recomputed"):
             print(f"ppo: the sampler's log-probs are up to {numbers['logprob_gap']:.2g} off; the trainer's count")
         numbers |= {"kl_coef": carried.kl_coef, "learning_rate": optimizer.param_groups[0]["lr"]}
-        progress.log(step + 1, **numbers, **pace(times, rollouts))
+        progress.log(step + 1, **numbers, **pace(times, rollouts, models, stats, config))
         texts, scores, kls = rollouts.texts(models.tokens), rollouts.scores.tolist(), rollouts.kl.tolist()
-        shown.append(run, step + 1, zip([prompt for prompt, _ in chosen], texts, scores, kls, strict=True))
+        if parallel.is_main():
+            shown.append(run, step + 1, zip([prompt for prompt, _ in chosen], texts, scores, kls, strict=True))
         carried = Carried(carried.units, next_kl_coef(carried.kl_coef, numbers["kl"], config, step), scale, numbers)
-        if progress.stop_requested or (step + 1) % config.save_every == 0:
+        stop = parallel.agreed(progress.stop_requested)
+        if stop or (step + 1) % config.save_every == 0:
             checkpoints.save_state(
                 run.path,
                 step + 1,
@@ -252,7 +260,8 @@ def learn(
                 extra=asdict(carried),
                 only_trainable=config.lora_rank > 0,
             )
-        if progress.stop_requested:
+        if stop:
+            progress.at(step + 1, always=True)
             raise Cancelled(f"Stopped after step {step + 1} of {config.steps}; go on with --resume {run.id}.")
     if average:
         with torch.no_grad():
@@ -371,12 +380,26 @@ def describe(rollouts: Rollouts, returns: Tensor) -> dict[str, float]:
     }
 
 
-def pace(times: Sequence[float], rollouts: Rollouts) -> dict[str, float]:
-    """Seconds of each phase, and response tokens sampled and learned from per second of the step."""
-    sampling, scoring, updating = (after - before for before, after in itertools.pairwise(times))
+def pace(
+    times: Sequence[float], rollouts: Rollouts, models: Models, stats: dict[str, float], config: Config
+) -> dict[str, float]:
+    """Seconds of each phase, response tokens per second of the step, and how much of the device was used."""
+    seconds = dict(zip(("sampling", "scoring", "update"), map(sub, times[1:], times), strict=True))
+    responses = rollouts.is_response.sum(1)
+    prompts = rollouts.is_token.sum(1) - responses
+    passes = stats["updates"] * config.minibatch_size / config.batch_size
     return {
-        "sampling_seconds": sampling,
-        "scoring_seconds": scoring,
-        "update_seconds": updating,
-        "tokens_per_second": int(rollouts.is_response.sum()) / (times[-1] - times[0]),
+        **{f"{phase}_seconds": took for phase, took in seconds.items()},
+        "tokens_per_second": int(responses.sum()) / sum(seconds.values()),
+        **ppo_use(
+            models.policy,
+            models.value,
+            models.rewards.models.values(),
+            parallel.mine(prompts.tolist()),
+            parallel.mine(responses.tolist()),
+            policy_passes=passes if "policy_loss" in stats else 0,
+            value_passes=passes,
+            seconds=seconds,
+            element=2 if uses_bf16(config) else 4,
+        ),
     }

@@ -28,7 +28,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "log_every": 25,
             "save_every": 200,
         },
-        "sft": {"learning_rate": 2e-3, "batch_size": 8, "epochs": 4, "max_length": 512, "max_new_tokens": 48},
+        "sft": {
+            "learning_rate": 2e-3,
+            "batch_size": 8,
+            "microbatch": 4,
+            "epochs": 4,
+            "max_length": 512,
+            "max_new_tokens": 48,
+        },
         "reward": {"learning_rate": 5e-4, "batch_size": 8, "epochs": 2, "max_tokens": 256},
         "ppo": {
             "steps": 20,

@@ -15,7 +15,6 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,33 +160,22 @@ def train(
         seed=config.seed,
     )
     clock = adapter.Clock(config.minutes)
+    pace = adapter.Pace(policy, lambda step: [(config.block, config.block - 1)] * config.batch_size)
+
+    def bits_per_byte(loss: float) -> dict[str, float]:
+        return {"bits_per_byte": loss / math.log(2) / blocks.bytes_per_token}
+
     optimizer = MuonAndAdamW(policy, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(config, step, clock.share))
     trainer = Trainer(
         policy,
         args,
         train_dataset=BlockDataset(blocks.ids),
-        callbacks=[adapter.Reporter(progress, clock=clock, also=pace(config, blocks))],
+        callbacks=[adapter.Reporter(progress, pace=pace, clock=clock, also=bits_per_byte)],
     )
     trainer.optimizer, trainer.lr_scheduler = optimizer, schedule  # as arguments they are refused under FSDP
     trained = adapter.fit(trainer, run, clock)
     return trained, int(trainer.state.global_step)
-
-
-def pace(config: Config, blocks: corpus.Blocks) -> Callable[[float], dict[str, float]]:
-    """What is reported beside a step's loss: bits per byte of the text in training, and tokens a second since then."""
-    last = time.monotonic()
-
-    def numbers(loss: float) -> dict[str, float]:
-        nonlocal last
-        since, last = last, time.monotonic()
-        tokens = config.log_every * config.batch_size * config.block
-        return {
-            "bits_per_byte": loss / math.log(2) / blocks.bytes_per_token,
-            "tokens_per_second": tokens / (last - since),
-        }
-
-    return numbers
 
 
 def rate(config: Config, step: int, clock: float = 0.0) -> float:

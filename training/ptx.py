@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.errors import InvalidInput
 from data.workspace import Workspace
-from training import checkpoints, corpus
+from training import checkpoints, corpus, parallel
 from training.model import logprobs_of
 
 COEF = 0.1  # where the configuration leaves it open
@@ -140,7 +140,8 @@ def add_gradient(
 ) -> dict[str, float]:
     """Add the text's gradient to the one that the policy holds, at `coef` times its norm.
 
-    rows is (rows, tokens). Returns the text's loss in nats per token, and the norm of its gradient before scaling.
+    rows is (rows, tokens); every process computes its part of them. Returns the text's loss in nats per token, and the
+    norm of its gradient before scaling.
     """
     weights = [weight for weight in policy.parameters() if weight.requires_grad]
     kept = [weight.grad for weight in weights]
@@ -148,11 +149,13 @@ def add_gradient(
         weight.grad = None
     total = rows.shape[0] * (rows.shape[1] - 1)
     loss = 0.0
-    for part in rows.to(policy.device).split(microbatch):
+    each = -(-len(rows) // parallel.count())
+    for part in parallel.mine(rows.to(policy.device).split(min(microbatch, each))):
         with accelerator.autocast():
             part_loss = -logprobs_of(policy, part, None).sum() / total
         accelerator.backward(part_loss)
         loss += part_loss.item()
+    parallel.sum_gradients(weights)
     own = norm_of(kept)
     other = norm_of([weight.grad for weight in weights])
     scale = coef * own / other if other > 0 else 0.0
@@ -161,7 +164,7 @@ def add_gradient(
             weight.grad *= scale
         if gradient is not None:
             weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
-    return {"ptx_loss": loss, "ptx_grad_norm": other}
+    return {"ptx_loss": parallel.total(loss)[0], "ptx_grad_norm": other}
 
 
 def norm_of(gradients: Sequence[Tensor | None]) -> float:

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -34,7 +33,7 @@ from data.errors import TooFewLabels
 from data.runs import RunFolder
 from data.snapshots import Snapshot
 from data.workspace import Workspace
-from training import calibration, checkpoints, lora, scoring, tokenizer
+from training import calibration, checkpoints, lora, parallel, scoring, tokenizer
 from training.calibration import Judged
 from training.engine import generator_at
 from training.metrics import Cancelled, Progress
@@ -104,30 +103,31 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     init = checkpoints.resolve(config.init, workspace)
     tokens = tokenizer.load(init)
     train = training_rankings(snapshot, tokens, config)
-    accelerator = Accelerator()
+    device = parallel.device()
     torch.manual_seed(config.seed)
     model = scalar_from_policy(init, tokens)
     lora.with_adapter(model, rank=config.lora_rank, alpha=config.lora_alpha, targets=config.lora_targets)
-    model.to(accelerator.device).eval()  # eval: dropout stays off, also in training
+    model.to(device).eval()  # eval: dropout stays off, also in training
     if shares_prompts(config):
         scoring.check_sharing(model, train[0].prompt, train[0].responses, tokens.pad_token_id)
     learn(model, train, config, run, tokens.pad_token_id)
     model.config.score_offset = score_offset(model, snapshot, train, tokens, config)
     metrics = measure(model, snapshot, train, tokens, config)
     print_report(metrics)
-    checkpoints.save(
-        workspace.checkpoints,
-        run.id,
-        stage="reward",
-        parents=(checkpoints.name_of(init, config.init),),
-        snapshot=snapshot.hash,
-        model=model,
-        tokenizer=tokens,
-        config=asdict(config),
-        metrics=metrics,
-        seed=config.seed,
-    )
-    shutil.rmtree(run.path / "states", ignore_errors=True)  # nothing is left to resume
+    if parallel.is_main():
+        checkpoints.save(
+            workspace.checkpoints,
+            run.id,
+            stage="reward",
+            parents=(checkpoints.name_of(init, config.init),),
+            snapshot=snapshot.hash,
+            model=model,
+            tokenizer=tokens,
+            config=asdict(config),
+            metrics=metrics,
+            seed=config.seed,
+        )
+        shutil.rmtree(run.path / "states", ignore_errors=True)  # nothing is left to resume
     run.update(state="done", checkpoint=run.id, progress=1.0, metrics=metrics)
 
 
@@ -166,11 +166,13 @@ def learn(model: PreTrainedModel, train: list[Encoded], config: Config, run: Run
         optimizer.param_groups[0]["lr"] = config.learning_rate * cosine_to_a_tenth(step / steps)
         stats = improve(model, optimizer, batch, config, pad_id, theta)
         progress.log(step + 1, **stats, learning_rate=optimizer.param_groups[0]["lr"])
-        if progress.stop_requested or (step + 1) % config.save_every == 0:
+        stop = parallel.agreed(progress.stop_requested)
+        if stop or (step + 1) % config.save_every == 0:
             parts = {"models": {"reward": model}, "optimizers": {"reward": optimizer}}
             only = config.lora_rank > 0
             checkpoints.save_state(run.path, step + 1, **parts, extra={}, only_trainable=only)
-        if progress.stop_requested:
+        if stop:
+            progress.at(step + 1, always=True)
             raise Cancelled(f"Stopped after step {step + 1} of {steps}; go on with --resume {run.id}.")
 
 
@@ -192,14 +194,13 @@ def improve(
 ) -> dict[str, float | None]:
     """One optimizer step on the rankings of `batch`: the mean of their losses times their weights.
 
-    Returns that loss, the share of decided pairs ordered right, the norm of the gradient before clipping, and the
-    share of the tokens computed that were padding.
+    Every process computes its part of the microbatches, and all make the same step. Returns that loss, the share of
+    decided pairs ordered right, the norm of the gradient before clipping, and the share of the tokens computed that
+    were padding.
     """
     optimizer.zero_grad()
     loss_sum, right, decided, tokens, computed = 0.0, 0.0, 0, 0, 0
-    by_length = sorted(batch, key=lambda ranking: ranking.longest)  # so that a microbatch has little padding
-    for start in range(0, len(batch), config.microbatch):
-        part = by_length[start : start + config.microbatch]
+    for part in parallel.mine(microbatches(batch, config)):
         with layers_recomputed(model) if config.gradient_checkpointing else nullcontext():
             values, ranks, scored = score_rankings(model, part, pad_id, share=shares_prompts(config))
         losses = ranking_losses(values, ranks, ties=config.ties, theta=theta, margins=margins_of(part, ranks, config))
@@ -210,14 +211,23 @@ def improve(
         right += pairs_right(values.detach(), ranks).sum().item()
         decided += int(decided_pairs(ranks).sum())
         tokens, computed = tokens + scored.tokens, computed + scored.computed
+    parallel.sum_gradients(model.parameters())
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     optimizer.step()
+    loss_sum, right, decided, tokens, computed = parallel.total(loss_sum, right, decided, tokens, computed)
     return {
         "loss": loss_sum,
         "accuracy": right / decided if decided else None,
         "grad_norm": norm.item(),
         "padding": 1 - tokens / computed,
     }
+
+
+def microbatches(rankings: Sequence[Encoded], config: Config) -> list[list[Encoded]]:
+    """The rankings in parts for one forward pass each, of like length and small enough that each process gets one."""
+    by_length = sorted(rankings, key=lambda ranking: ranking.longest)
+    size = max(1, min(config.microbatch, -(-len(rankings) // parallel.count())))
+    return [by_length[start : start + size] for start in range(0, len(rankings), size)]
 
 
 def shares_prompts(config: Config) -> bool:
@@ -269,8 +279,9 @@ def score_offset(
     ] or [[*ranking.prompt, *response] for ranking in train for response in ranking.responses]
     rows.sort(key=len)
     size = 4 * config.microbatch
-    parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-    return torch.cat([scoring.score_rows(model, part, tokens.pad_token_id).values for part in parts]).mean().item()
+    parts = parallel.mine([rows[i : i + size] for i in range(0, len(rows), size)])
+    found = sum(scoring.score_rows(model, part, tokens.pad_token_id).values.double().sum().item() for part in parts)
+    return parallel.total(found)[0] / len(rows)
 
 
 def measure(
@@ -303,15 +314,15 @@ def measure(
 def judge(model: PreTrainedModel, rankings: Sequence[Encoded], pad_id: int, config: Config) -> list[Judged]:
     """The rankings with the scores of their responses, from the shortest to the longest."""
     judged = []
-    by_length = sorted(rankings, key=lambda ranking: ranking.longest)
-    for start in range(0, len(rankings), config.microbatch):
-        part = by_length[start : start + config.microbatch]
+    for part in parallel.mine(microbatches(rankings, config)):
         rows = score_rankings(model, part, pad_id, share=shares_prompts(config))[0].tolist()
-        judged += [
-            Judged(r.prompt_id, r.ranks, tuple(row[: len(r.ranks)]), r.lengths, r.sources, r.labeler)
-            for r, row in zip(part, rows, strict=True)
-        ]
-    return judged
+        judged.append(
+            [
+                Judged(r.prompt_id, r.ranks, tuple(row[: len(r.ranks)]), r.lengths, r.sources, r.labeler)
+                for r, row in zip(part, rows, strict=True)
+            ]
+        )
+    return [ranking for part in parallel.together(judged) for ranking in part]
 
 
 def print_report(metrics: Mapping[str, Any]) -> None:

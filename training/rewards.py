@@ -44,7 +44,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.errors import InvalidInput
 from data.records import Prompt
 from data.workspace import Workspace
-from training import checkpoints, tokenizer
+from training import checkpoints, parallel, tokenizer
 from training.model import load_scalar
 from training.rollouts import scores
 
@@ -159,7 +159,8 @@ class Rewards:
                 found |= {f"score_{name}": row for name, row in zip(self.models, raw, strict=True)}
                 found["ensemble_disagreement"] = in_units.std(0, correction=0)
         for function in self.functions:
-            values = torch.tensor(function(prompts, texts), device=self.device)
+            answered = function(prompts, texts) if parallel.is_main() else []  # it need not give the same twice
+            values = torch.tensor(parallel.same(answered), device=self.device)
             total = total + function.weight * values
             found[f"function_{function.name}"] = values
         if self.length_penalty:

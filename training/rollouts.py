@@ -4,7 +4,8 @@
 of them, without gradients. `response_logprobs` and `response_values` are the same of one microbatch, with gradients.
 
 A forward pass takes rows of like length, so that under 10 % of its tokens are padding, each prompt joined to its
-response and padded on the right, and makes logits for response positions alone.
+response and padded on the right, and makes logits for response positions alone. Of several processes each computes a
+part of the passes, and all have the whole.
 
 The reward model reads the response as a labeler would: its text, tokenised as in training, without special tokens that
 the policy may have sampled and that nobody sees.
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from training import engine, model, tokenizer
+from training import engine, model, parallel, tokenizer
 from training.engine import padded_right
 from training.scoring import groups_of_like_length
 
@@ -99,16 +100,15 @@ class Sampled:
         zeros = torch.zeros(self.is_response.shape, dtype=numbers.dtype, device=numbers.device)
         return zeros.masked_scatter(self.is_response, numbers)
 
-    def measured(self, groups: Sequence[Tensor], measure: Callable[[Self], tuple[Tensor, ...]]) -> list[Tensor]:
-        """(B, R) each, what `measure` says of the rows of each group; together the groups hold every row once."""
-        found: list[Tensor] = []
-        for rows in groups:
-            part = self.rows(rows)
-            results = measure(part)
-            found = found or [torch.zeros_like(self.old_logprobs) for _ in results]
-            for whole, numbers in zip(found, results, strict=True):
-                whole[rows, : numbers.shape[1]] = numbers
-        return found
+    def measured(
+        self, groups: Sequence[Tensor], measure: Callable[[Self], tuple[Tensor, ...]], numbers: int = 1
+    ) -> list[Tensor]:
+        """(B, R) each, the numbers that `measure` gives for the rows of a group; the groups hold every row once."""
+        found = [torch.zeros_like(self.old_logprobs) for _ in range(numbers)]
+        for rows in parallel.mine(groups):
+            for whole, measured in zip(found, measure(self.rows(rows)), strict=True):
+                whole[rows, : measured.shape[1]] = measured
+        return [parallel.summed(whole) for whole in found]
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def logprobs_and_entropy_in(
         found = model.logprobs_and_entropy_at(policy, ids, None, is_response, temperature)
         return tuple(part.spread(numbers) for numbers in found)
 
-    logprobs, entropy = sampled.measured(groups, measure)
+    logprobs, entropy = sampled.measured(groups, measure, numbers=2)
     return logprobs, entropy
 
 
@@ -222,11 +222,11 @@ def scores(
     """(B,) the reward model's score of each response text to its prompt (token ids)."""
     rows = [[*prompt, *tokenizer.response_ids(tokens, text)] for prompt, text in zip(prompts, texts, strict=True)]
     found = torch.zeros(len(rows), device=reward_model.device)
-    for group in groups_of_like_length([len(row) for row in rows]):
-        for part in torch.tensor(group).split(microbatch):
-            padded = padded_right([rows[i] for i in part], tokens.pad_token_id, reward_model.device)
-            found[part] = reward_scores(reward_model, *padded)
-    return found
+    groups = groups_of_like_length([len(row) for row in rows])
+    for part in parallel.mine([part for group in groups for part in torch.tensor(group).split(microbatch)]):
+        padded = padded_right([rows[i] for i in part], tokens.pad_token_id, reward_model.device)
+        found[part] = reward_scores(reward_model, *padded)
+    return parallel.summed(found)
 
 
 def reward_scores(reward_model: PreTrainedModel, input_ids: Tensor, is_token: Tensor) -> Tensor:

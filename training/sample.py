@@ -26,7 +26,7 @@ from data.errors import InvalidInput
 from data.records import NewResponse, Prompt
 from data.runs import RunFolder
 from data.workspace import Workspace
-from training import checkpoints, engine, model, tokenizer
+from training import checkpoints, engine, model, parallel, tokenizer
 from training.metrics import Cancelled, Progress
 
 ATTEMPTS = 4  # rounds of drawing again where responses were equal or empty
@@ -68,14 +68,14 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     path = checkpoints.resolve(config.policy, workspace)
     words = tokenizer.load(path)
     policy = model.load_policy(path, words)
-    policy.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    policy.to(parallel.device()).eval()
     asked = choose(config, snapshot, words, policy, run.id)
     sampler = Sampler(config, policy, words, checkpoints.name_of(path, config.policy))
     rows, ended = [], Counter[bool]()
     progress = Progress(run, "sample", len(asked))
     group = max(GROUP, config.batch_size // config.responses)
     for start in range(0, len(asked), group):
-        if progress.stop_requested:
+        if parallel.agreed(progress.stop_requested):
             raise Cancelled
         rows += sampler.respond(asked[start : start + group], ended)
         progress.log(min(start + group, len(asked)), prompts=len(rows), ended=ended[True] / max(1, ended.total()))
@@ -83,7 +83,8 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
         raise InvalidInput(f"{config.policy} gave no prompt two different responses. Nothing was written.")
     if skipped := len(asked) - len(rows):
         print(f"sample: {skipped} prompts left out, their responses were all equal or empty", flush=True)
-    batches.write(Batch(run.id, sampler.source, tuple(rows)), workspace.batches / f"{run.id}.parquet")
+    if parallel.is_main():
+        batches.write(Batch(run.id, sampler.source, tuple(rows)), workspace.batches / f"{run.id}.parquet")
     metrics = {
         "prompts": len(rows),
         "responses": sum(len(row.responses) for row in rows),

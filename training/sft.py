@@ -143,16 +143,19 @@ def tokenised(words: PreTrainedTokenizerBase, examples: Sequence[Demonstrated], 
     return rows, len(examples) - len(rows)
 
 
-def batches(rows: int, config: Config) -> list[int]:
+def batches(lengths: Sequence[int], config: Config) -> list[int]:
     """Which row is learned from when, as numbers from 0: `batch_size` of them after one another are a step.
 
-    Each epoch has an order of its own. The last batch of an epoch is filled up with the number `rows`, which stands for
-    a row that has no target, so that every process has equally many rows in every step.
+    Each epoch has an order of its own. The last batch of an epoch is filled up with one row more than there are, which
+    has no target, so that every process has equally many rows in every step. Within a step the rows stand by length, so
+    that its microbatches have little padding.
     """
-    order = []
+    rows, order = len(lengths), []
     for epoch in range(config.epochs):
-        order += torch.randperm(rows, generator=engine.generator_at(config.seed, "demonstrations", epoch)).tolist()
-        order += [rows] * (-rows % config.batch_size)
+        drawn = torch.randperm(rows, generator=engine.generator_at(config.seed, "demonstrations", epoch)).tolist()
+        for start in range(0, rows, config.batch_size):
+            step = sorted(drawn[start : start + config.batch_size], key=lambda row: lengths[row])
+            order += [rows] * (config.batch_size - len(step)) + step
     return order
 
 
@@ -170,7 +173,7 @@ def train(
 
     from training import trainer as adapter
 
-    order = batches(len(rows), config)
+    order = batches([len(row.input_ids) for row in rows], config)
     steps = len(order) // config.batch_size
     args = adapter.arguments(
         SFTConfig,
@@ -192,6 +195,13 @@ def train(
     )
     nothing = Row([words.pad_token_id] * 2, [IGNORED] * 2)
     progress = Progress(run, "sft", steps)
+    sizes = [(len(row.input_ids), sum(label != IGNORED for label in row.labels)) for row in rows]
+
+    def rows_of(step: int) -> list[tuple[int, int]]:
+        drawn = order[step * config.batch_size : (step + 1) * config.batch_size]
+        return [sizes[row] for row in drawn if row < len(rows)]
+
+    pace = adapter.Pace(policy, rows_of)
 
     def measure() -> dict[str, float]:
         return {"eval_loss": heldout_loss(trainer, heldout, nothing, args.per_device_train_batch_size)}
@@ -201,7 +211,9 @@ def train(
         args,
         train_dataset=Dataset.from_list([dataclasses.asdict(row) for row in [*rows, nothing]]).select(order),
         processing_class=words,
-        callbacks=[adapter.Reporter(progress, measure=measure if heldout else None, every=steps // config.epochs)],
+        callbacks=[
+            adapter.Reporter(progress, pace=pace, measure=measure if heldout else None, every=steps // config.epochs)
+        ],
     )
     trained = adapter.fit(trainer, run)
     lines = run.metrics()

@@ -15,11 +15,12 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
@@ -35,6 +36,7 @@ from data.errors import InvalidInput
 from data.runs import RunFolder
 from training import parallel
 from training.metrics import Cancelled, Progress
+from training.throughput import dimensions, limits, mfu, training_flops
 
 WHOLE = "whole"  # the name of the marker file
 CLOCK = "clock.json"
@@ -163,6 +165,28 @@ def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
+class Pace:
+    """How fast the steps are made: tokens a second in all processes together, and the share of the device's FLOPs."""
+
+    def __init__(self, model: nn.Module, rows_of: Callable[[int], Sequence[tuple[int, int]]]) -> None:
+        """`rows_of(step)`: of each row of a step, counted from 0, its length and how many of its tokens are targets."""
+        self._dimensions, self._rows_of = dimensions(model), rows_of
+        self.begin(0)
+
+    def begin(self, step: int) -> None:
+        """The step with this number begins now."""
+        self._step, self._time = step, time.monotonic()
+
+    def until(self, step: int) -> dict[str, float]:
+        """`tokens_per_second` and `mfu` of the steps since the last call, before this one; waiting counts as time."""
+        first, began = self._step, self._time
+        self.begin(step)
+        seconds = self._time - began
+        lengths, targets = zip(*(row for number in range(first, step) for row in self._rows_of(number)), strict=True)
+        needed = training_flops(self._dimensions, lengths, targets) / parallel.count()
+        return {"tokens_per_second": sum(lengths) / seconds, "mfu": mfu(needed, seconds, limits(parallel.device()))}
+
+
 class Reporter(TrainerCallback):
     """Hands Trainer's logs to Progress, marks whole checkpoints, and stops at SIGTERM or when the time is over."""
 
@@ -170,15 +194,20 @@ class Reporter(TrainerCallback):
         self,
         progress: Progress,
         *,
+        pace: Pace | None = None,
         clock: Clock | None = None,
         also: Callable[[float], dict[str, float]] | None = None,
         measure: Callable[[], dict[str, float]] | None = None,
         every: int = 1,
     ) -> None:
         """`also` gives further numbers to record from the loss of a step; `measure` gives some each `every` steps."""
-        self.progress, self.also, self.clock = progress, also, clock or Clock(None)
+        self.progress, self.pace, self.also, self.clock = progress, pace, also, clock or Clock(None)
         self.measure, self.every = measure, every
         self.cancelled = False
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.pace is not None:
+            self.pace.begin(state.global_step)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -189,6 +218,8 @@ class Reporter(TrainerCallback):
             return
         if self.also is not None and "loss" in numbers:
             numbers |= self.also(numbers["loss"])
+        if self.pace is not None:
+            numbers |= self.pace.until(state.global_step)
         self.progress.log(state.global_step, **numbers)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

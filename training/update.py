@@ -4,7 +4,7 @@ Learns  clipped policy and value losses (Schulman et al. 2017) by AdamW, several
         order; beside them, where asked for, the text of ptx.py
 
 An optimizer step is that of one minibatch. Its losses are means over the minibatch's response tokens, however it is cut
-into microbatches, so microbatches change memory and time and not the result.
+into microbatches and shared among processes, so both change memory and time and not the result.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from training import ptx
+from training import parallel, ptx
 from training.engine import generator_at
 from training.losses import clipped_policy_loss, clipped_share, clipped_value_loss, update_kl
 from training.model import layers_recomputed
 from training.ppo_models import Models
 from training.rollouts import Rollouts, Sampled, response_logprobs, response_values
 
+MEASURED = {"value": ("value_loss",), "policy": ("policy_loss", "clip_fraction", "update_kl")}  # of each learner
 ADAM_EPS = 1e-5  # as in the original implementations; 1e-8 learns measurably otherwise (Huang et al. 2024, detail 5)
 
 
@@ -82,8 +83,14 @@ def first_microbatches(sampled: Sampled, config: Config, step: int) -> list[Tens
     return [
         rows
         for minibatch in minibatches(config, step, epoch=0, device=sampled.input_ids.device)
-        for rows in sampled.groups(config.microbatch, minibatch)
+        for rows in microbatches(sampled, minibatch, config)
     ]
+
+
+def microbatches(sampled: Sampled, minibatch: Tensor, config: Config) -> list[Tensor]:
+    """A minibatch in parts for one forward pass each, small enough that each process gets one."""
+    each = -(-len(minibatch) // parallel.count())
+    return sampled.groups(min(config.microbatch, each), minibatch)
 
 
 def minibatches(config: Config, step: int, epoch: int, device: torch.device) -> Sequence[Tensor]:
@@ -118,8 +125,8 @@ def improve(
     first, updates = {}, 0
     for minibatch in passes(config, step, advantages.device):
         measured = add_gradients(learners, rollouts, minibatch, advantages, returns, config, accelerator)
+        gap = measured.pop("ratio_gap")
         if "policy" in learners:
-            gap = measured.pop("ratio_gap")
             if updates == 0:
                 check_first_ratio(gap, 1e-3 if accelerator.mixed_precision == "no" else 0.2)
                 first = {"ratio_first": 1 + gap}
@@ -164,11 +171,15 @@ def add_gradients(
     config: Config,
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """Give the learners the gradients of a minibatch's losses, and return what was measured: means over its tokens."""
-    totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=advantages.device))
+    """Give the learners the gradients of a minibatch's losses, and return what was measured: means over its tokens.
+
+    Every process computes its part of the microbatches, and all get the whole.
+    """
+    names = ["real", "computed", *(name for learner in learners for name in MEASURED[learner])]
+    totals = {name: torch.zeros((), device=advantages.device) for name in names}
+    gap = torch.zeros((), device=advantages.device)
     response_tokens = rollouts.is_response[minibatch].sum()
-    real = computed = 0
-    for rows in rollouts.groups(config.microbatch, minibatch):
+    for rows in parallel.mine(microbatches(rollouts, minibatch, config)):
         part = rollouts.rows(rows)
         width = part.is_response.shape[1]
         share = part.is_response.sum() / response_tokens
@@ -176,16 +187,21 @@ def add_gradients(
             with accelerator.autocast(), recomputing(model, config):
                 if name == "policy":
                     loss, measured = policy_loss(model, part, advantages[rows, :width], config)
-                    totals["ratio_gap"] = torch.maximum(totals["ratio_gap"], measured.pop("ratio_gap"))
+                    gap = torch.maximum(gap, measured.pop("ratio_gap"))
                 else:
                     loss, measured = value_loss(model, part, returns[rows, :width], config)
             accelerator.backward(loss * share)
             for key, value in measured.items():
                 totals[key] += value * share
         lengths = part.is_token.sum(1)
-        real, computed = real + lengths.sum(), computed + lengths.max() * len(lengths)
-    totals["padding"] = 1 - real / computed
-    return dict(zip(totals, torch.stack(list(totals.values())).tolist(), strict=True))
+        totals["real"] += lengths.sum()
+        totals["computed"] += lengths.max() * len(lengths)
+    for model in learners.values():
+        parallel.sum_gradients(trained(model))
+    *sums, own_gap = torch.stack([*totals.values(), gap]).tolist()
+    found = dict(zip(totals, parallel.total(*sums), strict=True))
+    found["padding"] = 1 - found.pop("real") / found.pop("computed")
+    return found | {"ratio_gap": parallel.largest(own_gap)[0]}
 
 
 def recomputing(model: PreTrainedModel, config: Config) -> AbstractContextManager[None]:

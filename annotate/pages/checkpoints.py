@@ -20,6 +20,7 @@ Blocks = list[dict[str, Any]]
 
 KEY_METRICS = (  # the numbers that matter most, in words; a checkpoint shows those it has
     ("win_rate", "wins {:.0%} against its parent"),
+    ("win_rate_over_best_of", "{:.0%} against best-of-n"),
     ("heldout_accuracy", "right on {:.0%} of held-out pairs"),
     ("bits_per_byte", "{:.2f} bits per byte"),
     ("eval_loss", "held-out loss {:.2f}"),
@@ -95,7 +96,11 @@ def details_of(context: Context, checkpoint_id: str) -> Blocks:
     facts += [
         [name, str(manifest[key])] for name, key in (("Seed", "seed"), ("Code", "code_version")) if key in manifest
     ]
-    blocks: Blocks = [{"kind": "heading", "text": checkpoint.id}, {"kind": "facts", "rows": facts}]
+    leaves = list(_leaves(checkpoint.metrics, ""))
+    warnings = [value for name, value in leaves if value and name.rsplit(".", 1)[-1] == "warning"]
+    blocks: Blocks = [{"kind": "heading", "text": checkpoint.id}]
+    blocks += [{"kind": "text", "tone": "warn", "text": warning} for warning in warnings]
+    blocks += [{"kind": "facts", "rows": facts}]
     measured = list(flat(checkpoint.metrics))
     if measured:
         blocks += [{"kind": "heading", "text": "Measured"}, {"kind": "facts", "rows": measured}]

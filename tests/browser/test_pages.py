@@ -176,7 +176,14 @@ def test_checkpoints_show_their_lineage_and_verdict(app_server, page_as, screens
             "id": "ppo-0001",
             "stage": "ppo",
             "parents": ["sft-0001", "reward-0001"],
-            "metrics": {"evaluate": {"win_rate": 0.625, "win_rate_interval": [0.55, 0.7], "kl": 4.5}},
+            "metrics": {
+                "evaluate": {
+                    "win_rate": 0.625,
+                    "win_rate_interval": [0.55, 0.7],
+                    "win_rate_over_best_of": 0.45,
+                    "warning": "Over-optimised: the policy wins 62.5 % by the reward model and 41 % by the judge.",
+                }
+            },
             "state": "rejected",
             "reason": "It wins 62.5 % against its parent, and <i>nothing</i> else.",
             "created_at": "2026-01-02T04:04:05+00:00",
@@ -188,11 +195,12 @@ def test_checkpoints_show_their_lineage_and_verdict(app_server, page_as, screens
     row = page.locator("tr").filter(has=page.get_by_role("button", name="ppo-0001"))
     expect(row).to_contain_text("rejected")
     expect(row).to_contain_text("sft-0001, reward-0001")
-    expect(row).to_contain_text("wins 62% against its parent")
+    expect(row).to_contain_text("wins 62% against its parent; 45% against best-of-n")
 
     page.get_by_role("button", name="ppo-0001").click()
     expect(page.get_by_role("heading", name="ppo-0001")).to_be_visible()
     expect(page.get_by_text("It wins 62.5 % against its parent, and <i>nothing</i> else.")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="Over-optimised")).to_be_visible()
     screenshot(page, "checkpoints")
 
 

@@ -36,14 +36,12 @@ def cycle_command(workspace: Path, *arguments: str) -> list[str]:
 
 
 def start(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         cycle_command(workspace, *arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         cwd=ROOT,
-        env=environment,
     )
 
 
@@ -78,7 +76,7 @@ def test_a_cycle_whose_ppo_was_killed_goes_on_there_and_ends(first_model, tmp_pa
     rank_by_length(workspace, 40)
     cycle, ppo = (RunFolder(workspace / "runs" / name) for name in ("cycle-0002", "ppo-0001"))
 
-    process = start(workspace, "--override", *MICRO)
+    process = start(workspace, "--report-to", "tensorboard", "--override", *MICRO)
     while ppo.state().get("step", 0) < 2:
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.05)
@@ -98,6 +96,7 @@ def test_a_cycle_whose_ppo_was_killed_goes_on_there_and_ends(first_model, tmp_pa
     assert state["state"] == {0: "promoted", 3: "rejected"}[process.returncode]
     assert state["progress"] == 1.0
     assert state["checkpoint"] == "ppo-0001"
+    assert len(list((ppo.path / "tensorboard").glob("events.*"))) == 2  # of both attempts
     lines = (ppo.path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     started = [line for line in (ppo.path / "log.txt").read_text().splitlines() if line.startswith("ppo 1/6")]
@@ -152,7 +151,6 @@ def test_a_stage_in_two_processes_is_stopped_through_torchrun_and_goes_on_in_one
     """torchrun ends with a code of its own, and hears of nothing but the signal."""
     from training import cycle, metrics, pretrain
 
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(ROOT)
     (tmp_path / "text").mkdir()
     for i in range(100):

@@ -139,13 +139,23 @@ def test_one_process_takes_one_gpu_and_a_launched_one_what_it_was_given(monkeypa
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
-def test_a_stage_that_cannot_be_shared_refuses_several_processes_once(workspace, monkeypatch, capsys):
+def test_weights_are_not_divided_where_a_stage_keeps_them_whole(workspace, monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+
+    assert command.main(["sample", "--workspace", str(workspace.root)]) == 1
+
+    assert "sample keeps its models whole in each process" in capsys.readouterr().err
+
+
+def test_a_cycle_refuses_several_processes_once(workspace, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         assert command.main(["cycle", "--workspace", str(workspace.root)]) == 1
 
-    assert capsys.readouterr().err == "cycle runs in one process. Start it without torchrun; nothing was done.\n"
+    assert (
+        capsys.readouterr().err == "cycle starts its stages itself: leave torchrun to its --launch. Nothing was done.\n"
+    )
 
 
 def test_the_first_process_to_fail_tells_why_for_all(run, workspace, monkeypatch, capsys):

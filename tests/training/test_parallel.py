@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import re
 import socket
 from pathlib import Path
 
@@ -16,10 +17,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data import batches
 from data.errors import InvalidInput
 from data.runs import RunFolder
 from data.workspace import Workspace
 from training import parallel
+from training.checkpoints import read_manifest
 
 ROOT = Path(__file__).parents[2]
 PRELOADED = ["training.__main__", "training.pretrain", "training.sft", "training.trainer", "trl.trainer.sft_trainer"]
@@ -52,6 +55,7 @@ Progress.at = then
 def happens(step):
     pass
 """
+ANIMALS = ("cats", "dogs", "cows", "bees", "owls", "fish", "hens")
 COMPARED = ("loss", "eval_loss", "grad_norm")
 EVENTS = {
     "killed": "os.kill(os.getpid(), signal.SIGKILL) if step == 5 else None",
@@ -116,7 +120,6 @@ class Launcher:
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
         patch.syspath_prepend(str(ROOT))
         yield Launcher(tmp_path_factory.mktemp("launch"))
 
@@ -145,17 +148,21 @@ def pretrain(launch, workspace):
     return command
 
 
+def prompts(rows) -> list[dict]:
+    """Seven to train on and three held out."""
+    asked = [rows.prompt(f"What do {name} eat?") for name in ANIMALS]
+    return [*asked, *(rows.prompt(f"Who eats {i}?", "heldout") for i in range(3))]
+
+
 @pytest.fixture
 def sft(launch, workspace, rows, pretrain):
     """The command line of 3 epochs over 7 demonstrations, 4 a step, so that the last batch of an epoch is not full.
 
     sft-0001 is that, in one process.
     """
-    animals = ("cats", "dogs", "cows", "bees", "owls", "fish", "hens")
-    shown = [rows.demonstration(i, f"What do {name} eat?", "Fish. " * (i + 1)) for i, name in enumerate(animals)]
+    shown = [rows.demonstration(i, f"What do {name} eat?", "Fish. " * (i + 1)) for i, name in enumerate(ANIMALS)]
     heldout = [rows.demonstration(9 + i, f"Who eats {i}?", "The mat." * (i + 1), "heldout") for i in range(3)]
-    prompts = [*(rows.prompt(f"What do {name} eat?") for name in animals), rows.prompt("Who eats 0?", "heldout")]
-    snapshot = rows.freeze(workspace, prompts=prompts, demonstrations=[*shown, *heldout])
+    snapshot = rows.freeze(workspace, prompts=prompts(rows), demonstrations=[*shown, *heldout])
 
     def command(run: str, *more: str) -> list[str]:
         sizes = "--batch-size 4 --epochs 3 --log-every 1 --save-every 3 --max-new-tokens 4".split()
@@ -164,6 +171,40 @@ def sft(launch, workspace, rows, pretrain):
 
     if not (workspace.runs / "sft-0001").exists():
         assert launch.stage(1, command("sft-0001")) == [0]
+    return command
+
+
+@pytest.fixture
+def ranked(launch, workspace, rows, sft):
+    """The command lines of the stages that learn from rankings, each of two to four responses, or judge by them.
+
+    reward-0001, ppo-0001, evaluate-0001 and sample-0001 are those, in one process.
+    """
+    texts = ["Fish and water.", "Fish.", "The door is the mat of the cat.", "Water."]
+    shown = [
+        rows.ranking(
+            i, prompt["messages"][0]["content"], texts[: 2 + i % 3], [1, 2, 2, 3][: 2 + i % 3], prompt["split"]
+        )
+        for i, prompt in enumerate(prompts(rows))
+    ]
+    snapshot = rows.freeze(workspace, prompts=prompts(rows), rankings=shown)
+    options = {
+        "reward": "--init sft-0001 --batch-size 3 --microbatch 2 --epochs 2 --save-every 2 --learning-rate 1e-3",
+        "ppo": "--init sft-0001 --reference sft-0001 --reward reward-0001 --steps 5 --batch-size 6 --minibatch-size 3 "
+        "--microbatch 2 --epochs 2 --max-new-tokens 6 --save-every 2 --ptx-coef 0.1 --ptx-batch 64",
+        "evaluate": "--policy ppo-0001 --parent sft-0001 --reward reward-0001 --samples 3 "
+        "--max-new-tokens 6 --best-of 4",
+        "sample": "--policy ppo-0001 --prompts 5 --responses 3 --max-new-tokens 6",
+    }
+
+    def command(run: str, *more: str) -> list[str]:
+        stage = run.partition("-")[0]
+        start = ["--workspace", str(workspace.root), "--run-id", run, "--snapshot", str(snapshot.path)]
+        return [stage, *start, *options[stage].split(), *more]
+
+    for stage in options:
+        if not (workspace.runs / f"{stage}-0001").exists():
+            assert launch.stage(1, command(f"{stage}-0001")) == [0], launch.log.read_text()
     return command
 
 
@@ -242,6 +283,56 @@ def test_fine_tuning_that_was_killed_in_mid_epoch_goes_on_bit_for_bit(launch, sf
     assert launch.stage(1, resume(workspace, "sft-0003")) == [0]
 
     assert_equal(workspace, "sft-0003", "sft-0001")
+
+
+@pytest.mark.slow
+def test_a_reward_model_of_two_processes_is_that_of_one_though_both_were_killed(launch, ranked, workspace):
+    assert launch.stage(2, ranked("reward-0002"), "killed") == [-9, -9]
+    assert launch.stage(2, resume(workspace, "reward-0002")) == [0, 0], launch.log.read_text()
+
+    assert_alike(workspace, "reward-0002", "reward-0001", relative=1e-4, absolute=1e-5)
+    one, two = (read_manifest(workspace.checkpoints / f"reward-000{n}")["metrics"] for n in (1, 2))
+    assert list(one) == list(two) and one["heldout_rankings"] == 3
+    plain = {name for name, value in one.items() if isinstance(value, (int, float))}
+    assert plain > {"heldout_accuracy", "train_accuracy", "score_offset", "kendall_tau", "theta"}
+    assert {name: two[name] for name in plain} == pytest.approx({name: one[name] for name in plain}, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_ppo_in_two_processes_is_that_in_one_though_one_of_them_was_told_to_stop(launch, ranked, workspace):
+    run = RunFolder(workspace.runs / "ppo-0002")
+
+    assert launch.stage(2, ranked(run.id), "told to stop") == [143, 143], launch.log.read_text()
+    assert (run.state()["state"], run.state()["step"]) == ("cancelled", 3)
+    assert launch.stage(2, resume(workspace, run.id)) == [0, 0], launch.log.read_text()
+
+    alone = RunFolder(workspace.runs / "ppo-0001")
+    pace = re.compile("time|padding|tokens_per_second|.*_seconds|.*mfu|.*mbu")
+    for one, two in itertools.zip_longest(alone.metrics(), run.metrics()):
+        measured = [name for name in one if not pace.fullmatch(name)]
+        assert {"reward", "kl", "policy_loss", "value_loss", "ptx_loss", "policy_grad_norm"} < set(measured)
+        assert {n: two[n] for n in measured} == pytest.approx({n: one[n] for n in measured}, rel=1e-3, abs=1e-5)
+    got, wanted = weights(workspace, run.id), weights(workspace, alone.id)
+    assert max((got[name] - wanted[name]).abs().max().item() for name in wanted) < 1e-5
+    assert (run.path / "samples.jsonl").read_text().count("\n") == 5 * 4
+
+
+@pytest.mark.slow
+def test_two_processes_measure_and_sample_what_one_does(launch, ranked, workspace):
+    assert launch.stage(2, ranked("evaluate-0002")) == [0, 0], launch.log.read_text()
+    alone = batches.read(workspace.batches / "sample-0001.parquet")
+    assert launch.stage(2, ranked("sample-0001")) == [0, 0], launch.log.read_text()  # its order hangs on its name
+
+    one, two = (RunFolder(workspace.runs / f"evaluate-000{n}").state() for n in (1, 2))
+    assert two["verdict"] == one["verdict"]
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-4)
+    assert batches.read(workspace.batches / "sample-0001.parquet") == alone
+
+
+@pytest.mark.slow
+def test_peers_refuse_several_processes_in_words(launch, ranked, workspace):
+    assert launch.stage(2, ranked("ppo-0003", "--algorithm", "rloo")) == [1, 1]
+    assert "rloo is here for comparison, in one process" in RunFolder(workspace.runs / "ppo-0003").state()["error"]
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from data.errors import InvalidInput, NotFound, TooFewLabels
 from data.records import Message
 from data.runs import RunFolder
 from training import checkpoints, sft
+from training import trainer as adapter
 from training.metrics import Cancelled, catch_stop_signal
 from training.sft import IGNORED, Config, batches, tokenised
 
@@ -139,12 +140,30 @@ def progress_that_stops_at(step):
 
 
 def test_every_epoch_has_an_order_of_its_own_and_whole_batches(config):
-    order = batches(5, dataclasses.replace(config, epochs=2, batch_size=3))
+    lengths = [9, 2, 5, 7, 3]
+    order = batches(lengths, dataclasses.replace(config, epochs=2, batch_size=3))
 
     first, second = order[:6], order[6:]
     assert sorted(first) == sorted(second) == [0, 1, 2, 3, 4, 5]  # 5 is the row that teaches nothing
-    assert first[-1] == second[-1] == 5 and first != second
-    assert batches(5, dataclasses.replace(config, epochs=3, batch_size=3))[:12] == order
+    assert first[3] == second[3] == 5 and first != second
+    assert batches(lengths, dataclasses.replace(config, epochs=3, batch_size=3))[:12] == order
+
+
+def test_within_a_step_the_short_rows_come_first(config):
+    lengths = [9, 2, 5, 7, 3, 8, 1, 4]
+    order = batches(lengths, dataclasses.replace(config, epochs=3, batch_size=4))
+
+    steps = [[lengths[row] for row in order[start : start + 4]] for start in range(0, 24, 4)]
+    assert steps == [sorted(step) for step in steps]
+    assert len({frozenset(step) for step in steps}) > 2  # which rows meet in a step changes from epoch to epoch
+
+
+def test_adam_has_the_epsilon_of_the_original_in_fine_tuning(config, policy, words, run, monkeypatch):
+    made = []
+    monkeypatch.setattr(adapter, "fit", lambda trainer, run: made.append(trainer) or trainer.model)
+    sft.train(config, policy, words, [sft.Row([6, 7, 8], [IGNORED, 7, 8])], [], run)
+
+    assert {group["eps"] for group in made[0].create_optimizer().param_groups} == {1e-5}
 
 
 @pytest.mark.slow
