@@ -52,10 +52,20 @@ def test_every_detail_of_ppo_is_where_the_page_says(row):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "command", [f"{package} {verb}" for package, verbs in COMMANDS.items() for verb in sorted(verbs)]
+    "command", [f"{package} {verb}" for package in ("annotate", "data") for verb in sorted(COMMANDS[package])]
 )
 def test_every_command_explains_itself(command):
     run = subprocess.run([sys.executable, "-m", *command.split(), "--help"], capture_output=True, text=True, cwd=ROOT)
 
     assert run.returncode == 0, run.stderr
     assert "--workspace" in run.stdout
+
+
+@pytest.mark.parametrize("stage", sorted(COMMANDS["training"]))
+def test_every_stage_explains_itself(stage, capsys):
+    from training.__main__ import main
+
+    with pytest.raises(SystemExit, match="0"):
+        main([stage, "--help"])
+
+    assert "--workspace" in capsys.readouterr().out

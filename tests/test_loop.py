@@ -18,6 +18,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # the first test makes the models
 OPPOSITES = [("prefers-short", "prefers-long"), ("prefers-vocabulary", "avoids-vocabulary")]
+SOONER = {"prefers-short": {"ppo.steps": 12}}  # length is learned within half of the preset's steps
 SAMPLES = 4  # responses per held-out prompt and policy
 
 
@@ -25,6 +26,7 @@ SAMPLES = 4  # responses per held-out prompt and policy
 def turned(request, first_model, tmp_path_factory, running_app, pawl):
     """One cycle with a taste and one with its opposite, side by side."""
     folder = tmp_path_factory.mktemp("turned")
+    asked = {"preset": "tiny", "overrides": SOONER.get(request.param[0], {})}
 
     def turn_the_loop(taste: str) -> dict:
         """150 rankings by a taste, then one cycle; returns how the cycle ended."""
@@ -33,7 +35,7 @@ def turned(request, first_model, tmp_path_factory, running_app, pawl):
             simulate = ["annotate", "simulate", "--workspace", workspace, "--labelers", 5, "--rankings", 150]
             pawl(*simulate, "--taste", taste, "--noise", 0.1)
             began = time.monotonic()
-            cycle = app.owner.post("/cycles", json={"preset": "tiny"}).raise_for_status().json()["cycle_id"]
+            cycle = app.owner.post("/cycles", json=asked).raise_for_status().json()["cycle_id"]
             while (status := app.owner.get(f"/cycles/{cycle}").json())["state"] in ("queued", "running"):
                 assert time.monotonic() - began < 600, status
                 time.sleep(2)

@@ -160,3 +160,18 @@ def screenshot(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Page, str]
         page.screenshot(path=folder / f"{name}.png")
 
     return keep
+
+
+@pytest.fixture
+def type_into():
+    """Fills a Gradio box as a person does, who looks before going on: a page still being drawn may set it back."""
+    return _type_into
+
+
+def _type_into(box, text: str) -> None:
+    for _ in range(5):
+        box.fill(text)
+        box.page.wait_for_timeout(300)
+        if box.input_value() == text:
+            return
+    raise AssertionError(f"The box does not keep {text!r}; it holds {box.input_value()!r}.")

@@ -48,7 +48,7 @@ def rank_by_keys(page: Page) -> None:
     page.keyboard.press("Enter")
 
 
-def test_label_retrain_and_label_the_new_model(app, page, pawl, screenshot):
+def test_label_retrain_and_label_the_new_model(app, page, pawl, screenshot, type_into):
     page.goto(app.url + "/")
     for number in range(1, 6):
         rank_by_keys(page)
@@ -64,6 +64,7 @@ def test_label_retrain_and_label_the_new_model(app, page, pawl, screenshot):
     pawl(*others, "--taste", "prefers-short", "--noise", 0.1)
 
     page.goto(app.url + "/training")
+    type_into(page.get_by_label("Options of single stages"), '{"ppo.steps": 14}')
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.get_by_text("cycle-0002 is running")).to_be_visible()
     wait_for(lambda: page.locator("canvas, svg.marks, .vega-embed").count() > 0, seconds=240)

@@ -15,16 +15,6 @@ pytestmark = pytest.mark.slow
 RESEARCH = ("datasets", "training", "checkpoints")
 
 
-def type_into(box, text):
-    """Fill a Gradio box as a person does, who looks before going on: a page still being drawn may set it back."""
-    for _ in range(5):
-        box.fill(text)
-        box.page.wait_for_timeout(300)
-        if box.input_value() == text:
-            return
-    raise AssertionError(f"The box does not keep {text!r}; it holds {box.input_value()!r}.")
-
-
 def test_a_demonstration_is_written_and_its_draft_survives_a_reload(app_server, page_as, screenshot):
     person = page_as("labeler")
     page = person.visit("/demonstrate")
@@ -88,7 +78,7 @@ def test_a_researcher_freezes_and_exports(app_server, page_as, screenshot):
     assert task_id in {row["task_id"] for row in rows}
 
 
-def test_training_says_what_is_missing_and_refuses_nonsense(app_server, page_as, screenshot):
+def test_training_says_what_is_missing_and_refuses_nonsense(app_server, page_as, screenshot, type_into):
     before = app_server.call("GET", "/cycles")
     page = page_as("researcher").visit("/training")
     expect(page.get_by_text("Too few labels to train")).to_be_visible()

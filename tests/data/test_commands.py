@@ -77,6 +77,7 @@ def test_an_import_of_which_nothing_can_be_used_fails(run, tmp_path):
     assert "line 1: has no prompt" in err
 
 
+@pytest.mark.slow
 def test_exports_can_be_imported_elsewhere(run, tmp_path, comparisons, capsys):
     run("import", "comparisons", comparisons)
     for name, format in (("f.jsonl", "trl"), ("f.csv", "csv"), ("f.parquet", "parquet"), ("f.jsonl.gz", "jsonl")):
@@ -141,6 +142,7 @@ def test_stats_are_readable_by_people_and_by_programs(run, comparisons):
     assert sorted(counts["rankings"] for counts in found["labelers"].values()) == [8, 8]
 
 
+@pytest.mark.slow
 def test_a_withdrawal_names_the_snapshots_and_checkpoints_made_of_it(run, workspace, comparisons):
     run("import", "comparisons", comparisons)
     snapshot = last_json(run("freeze", "--json")[1])["snapshot"]

@@ -201,6 +201,7 @@ def test_a_thousand_random_moves_offer_what_a_slow_reading_of_the_rules_offers(q
         del task["leases"][labeler]
 
 
+@pytest.mark.slow
 def test_one_labeler_works_through_twenty_thousand_begun_tasks_without_searching(queue):
     add(queue, 20_000, overlap=3)  # each stays open for others after this labeler's label
 

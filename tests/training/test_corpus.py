@@ -17,6 +17,7 @@ def text_of(words, block_ids):
     return words.decode(block_ids.reshape(-1), skip_special_tokens=False)
 
 
+@pytest.mark.slow
 def test_the_standard_library_is_read_in_the_same_order_each_time_and_without_tests():
     found = corpus.standard_library()
 

@@ -37,6 +37,7 @@ def micro(monkeypatch):
     monkeypatch.setitem(MODELS, "tiny", shape)
 
 
+@pytest.mark.slow
 def test_ones_own_text_replaces_the_python_installations(text):
     assert [(s.name, s.weight) for s in sources_of(Config(text=(text,)))] == [("text", 1.0)]
     own = Config(text=(text,), code_weight=0.5)
