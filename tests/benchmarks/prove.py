@@ -24,12 +24,14 @@ from proof import arms, checks, report
 from proof.jobs import Job, run_all
 from proof.tastes import TASTES
 
+STEPS, QUICK_STEPS = 40, 20  # batches of rollouts
 LONG = 120  # steps of the run that goes too far
 
 
-def jobs_of(tastes: list[str], seeds: int, steps: int, long: bool) -> list[Job]:
-    """All jobs, those that others wait for first."""
+def jobs_of(tastes: list[str], seeds: int, *, quick: bool, long: bool) -> list[Job]:
+    """All jobs, those that others wait for first. Quick: half the steps, and the arms that the checks need."""
     controls = [f"control-{seed}" for seed in range(checks.CONTROLS)]
+    steps = QUICK_STEPS if quick else STEPS
     jobs = [Job("model", arms.make_model)]
     jobs += [
         Job(f"responses/{split}", arms.sample_responses, {"split": split}, ("model",)) for split in ("train", "test")
@@ -39,22 +41,35 @@ def jobs_of(tastes: list[str], seeds: int, steps: int, long: bool) -> list[Job]:
     for taste in tastes:
         jobs.append(Job(f"labels/{taste}", arms.label, {"taste": taste}, sampled))
         jobs.append(Job(f"labels/{taste}-flips", arms.label_with_flips, {"taste": taste}, sampled))
-        jobs.append(Job(f"labels/{taste}-pairs", arms.label_pairs, {"taste": taste}, (f"labels/{taste}",)))
     jobs += [
         Job(f"labels/{labels}", arms.label_at_random, {"seed": seed}, sampled) for seed, labels in enumerate(controls)
     ]
     for taste in tastes:
-        jobs.append(reward_job(f"{taste}-flips", "12000"))
+        jobs.append(reward_job(f"{taste}-flips", "3000"))
         jobs += [reward_job(taste, "12000", seed) for seed in range(seeds)]
-        jobs += policy_jobs(taste, seeds, steps)
+        jobs += [Job(f"best-of/{taste}/{seed}", arms.best_of, {"taste": taste, "seed": seed},
+                     (f"reward/{taste}/12000-{seed}",)) for seed in range(seeds)]  # fmt: skip
+        ppo = (*arms.PPO, "--steps", steps, "--save-every", steps // 2)
+        for seed in range(seeds):
+            jobs.append(policy_job(taste, "ppo", seed, (*ppo, "--ptx-coef", 0), (steps // 2,)))
+        for seed in range(1 if quick else seeds):
+            jobs.append(policy_job(taste, "ptx", seed, (*ppo, "--ptx-coef", arms.PTX), (steps // 2,)))
     jobs += [reward_job(labels, "12000") for labels in controls]
     ppo = (*arms.PPO, "--ptx-coef", 0, "--steps", steps)
     jobs += [policy_job(labels, "ppo", 0, ppo, ()) for labels in controls[: max(3, seeds)]]
     for taste in tastes:
-        jobs += [reward_job(taste, size, seed) for size in ("3000", "750") for seed in range(seeds)]
-        jobs.append(reward_job(f"{taste}-pairs", "12000"))
+        jobs += [reward_job(taste, "750", seed) for seed in range(seeds)]
+        jobs += [] if quick else thorough_jobs(taste, seeds)
         jobs += long_jobs(taste) if long else []
     return jobs
+
+
+def thorough_jobs(taste: str, seeds: int) -> list[Job]:
+    """What a quick proof leaves out: DPO, a third size of labels, all flips, and pairs that stand alone."""
+    pairs = Job(f"labels/{taste}-pairs", arms.label_pairs, {"taste": taste}, (f"labels/{taste}",))
+    rewards = [reward_job(taste, "3000", seed) for seed in range(seeds)]
+    rewards += [reward_job(f"{taste}-flips", "12000"), reward_job(f"{taste}-pairs", "12000")]
+    return [pairs, *rewards, *(policy_job(taste, "dpo", seed, arms.DPO, ()) for seed in range(seeds))]
 
 
 def reward_job(labels: str, size: str, seed: int = 0) -> Job:
@@ -63,24 +78,11 @@ def reward_job(labels: str, size: str, seed: int = 0) -> Job:
     return Job(f"reward/{labels}/{size}-{seed}", arms.train_reward, options, (f"labels/{labels}",))
 
 
-def policy_jobs(taste: str, seeds: int, steps: int) -> list[Job]:
-    """Every arm of one taste but SFT."""
-    jobs = []
-    ppo = (*arms.PPO, "--steps", steps, "--save-every", steps // 2)
-    for seed in range(seeds):
-        judge = (f"reward/{taste}/12000-{seed}",)
-        jobs.append(Job(f"best-of/{taste}/{seed}", arms.best_of, {"taste": taste, "seed": seed}, judge))
-        jobs.append(policy_job(taste, "ppo", seed, (*ppo, "--ptx-coef", 0), (steps // 2,)))
-        jobs.append(policy_job(taste, "ptx", seed, (*ppo, "--ptx-coef", arms.PTX), (steps // 2,)))
-        jobs.append(policy_job(taste, "dpo", seed, arms.DPO, ()))
-    return jobs
-
-
 def policy_job(labels: str, arm: str, seed: int, options: tuple, keep: tuple[int, ...]) -> Job:
     """A policy on those labels, with the reward model of its seed."""
     judge = f"reward/{labels}/12000-{seed}"
     given = {"labels": labels, "arm": arm, "seed": seed, "judge": judge, "options": options, "keep": keep}
-    needs = (judge, f"reward/{labels}-flips/12000-0") if labels in TASTES else (judge,)
+    needs = (judge, f"reward/{labels}-flips/3000-0") if labels in TASTES else (judge,)
     return Job(f"policy/{labels}/{arm}-{seed}", arms.train_policy, given | {"tastes": sorted(TASTES)}, needs)
 
 
@@ -102,15 +104,12 @@ def long_jobs(taste: str) -> list[Job]:
     )
     given = {"taste": taste, "options": options, "keep": keep}
     needs = (f"reward/{taste}-flips/3000-0", f"reward/{taste}/12000-0")
-    return [
-        reward_job(f"{taste}-flips", "3000"),
-        Job(f"policy/{taste}-flips/long-0", arms.optimise_too_far, given, needs),
-    ]
+    return [Job(f"policy/{taste}-flips/long-0", arms.optimise_too_far, given, needs)]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="20 steps of PPO, not 40")
+    parser.add_argument("--quick", action="store_true", help="half the steps, no DPO, fewer reward models")
     parser.add_argument("--seeds", type=int, default=3, help="of each arm")
     parser.add_argument("--taste", choices=sorted(TASTES), help="this one only")
     parser.add_argument("--overoptimise", action="store_true", help="also the long run at a KL coefficient of 0")
@@ -120,7 +119,8 @@ def main() -> int:
     root = given.to.resolve()
     root.mkdir(parents=True, exist_ok=True)
     tastes = [given.taste] if given.taste else sorted(TASTES)
-    found = run_all(jobs_of(tastes, given.seeds, 20 if given.quick else 40, given.overoptimise), root, given.processes)
+    jobs = jobs_of(tastes, given.seeds, quick=given.quick, long=given.overoptimise)
+    found = run_all(jobs, root, given.processes)
     return report.say(found, tastes, given.seeds, root)
 
 

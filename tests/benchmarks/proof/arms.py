@@ -39,8 +39,8 @@ SFT = ("--preset", "tiny", "--epochs", 2, "--batch-size", 16, "--max-length", 12
 SAMPLE = ("--preset", "tiny", "--temperature", 1.0, "--max-new-tokens", policies.LONGEST, "--batch-size", 128)
 REWARD = ("--preset", "tiny", "--epochs", 1, "--batch-size", 8, "--microbatch", 8, "--learning-rate", 1e-3)
 PPO = ("--preset", "tiny", "--batch-size", 128, "--minibatch-size", 64, "--microbatch", 32, "--epochs", 2)
-PPO += ("--max-new-tokens", policies.LONGEST, "--temperature", 1.0, "--learning-rate", 5e-4)
-PTX = 0.5  # the norm of the gradient on pretraining text over PPO's own
+PPO += ("--max-new-tokens", policies.LONGEST, "--temperature", 1.0, "--learning-rate", 5e-4, "--kl-coef", 0.15)
+PTX = 0.3  # the norm of the gradient on pretraining text over PPO's own
 DPO = ("--preset", "tiny", "--algorithm", "dpo", "--batch-size", 64, "--minibatch-size", 64, "--microbatch", 64)
 DPO += ("--steps", 180, "--learning-rate", 2e-4, "--max-new-tokens", policies.LONGEST, "--temperature", 1.0)
 
@@ -397,7 +397,7 @@ def second_opinion(root: Path, labels: str, asked: Sequence[str], texts: Sequenc
     """The same by a reward model trained on other labels of the same taste; None for labels of no taste."""
     if labels not in TASTES:
         return None
-    return in_units(result_of(root, f"reward/{labels}-flips/12000-0"), asked, texts)
+    return in_units(result_of(root, f"reward/{labels}-flips/3000-0"), asked, texts)
 
 
 @contextmanager

@@ -102,17 +102,15 @@ def wins(axis: Axes, found: arm_results.Found, taste: str, seeds: int, *, first:
 def reward_accuracy(axis: Axes, found: arm_results.Found, taste: str, seeds: int, *, first: bool) -> None:
     """Accuracy against the taste over the number of comparisons; the labels' own accuracy is the ceiling of a label."""
     labels = found[f"labels/{taste}"]
-    sizes = ("750", "3000", "12000")
-    means = []
-    for place, size in enumerate(sizes):
-        gold = [one["gold"][taste]["accuracy"] for one in arm_results.rewards(found, taste, size)]
-        means.append(fmean(gold))
-        axis.plot([place] * len(gold), gold, "o", color=REAL, markersize=5.5, alpha=0.85)
-    axis.plot(range(3), means, color=REAL, linewidth=1.6)
-    note(axis, 1.02, means[1] - 0.004, "human-like labels", REAL, va="top")
-    flips = fmean(one["gold"][taste]["accuracy"] for one in arm_results.rewards(found, f"{taste}-flips"))
-    axis.plot(2.16, flips, "D", color=GOLD, markersize=5)
-    note(axis, 2.24, flips, "25 % flips", GOLD)
+    for labels_of, colour, words in ((taste, REAL, "human-like labels"), (f"{taste}-flips", GOLD, "25 % flips")):
+        means = []
+        for place, size in enumerate(("750", "3000", "12000")):
+            gold = [one["gold"][taste]["accuracy"] for one in arm_results.rewards(found, labels_of, size)]
+            if gold:
+                means.append((place, fmean(gold)))
+                axis.plot([place] * len(gold), gold, "o", color=colour, markersize=5.5, alpha=0.85)
+        axis.plot(*zip(*means, strict=True), color=colour, linewidth=1.6)
+        note(axis, means[-1][0] + 0.1, means[-1][1], words, colour)
     chance = [one["gold"][taste]["accuracy"] for one in arm_results.random_rewards(found)]
     axis.plot([2.0] * len(chance), chance, "o", color=RANDOM, markersize=5.5, alpha=0.85)
     note(axis, 2.1, fmean(chance), "random labels", RANDOM)

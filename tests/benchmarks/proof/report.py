@@ -66,7 +66,7 @@ def checks_of(found: Found, taste: str, seeds: int) -> list[Check]:
     real = rewards(found, taste)
     result = checks.labelers_are_like_people(labels) + checks.taste_is_no_single_feature(labels)
     result += checks.reward_model_learned(
-        taste, labels, real, rewards(found, taste, "750"), rewards(found, f"{taste}-pairs")[0], random_rewards(found)
+        taste, labels, real, rewards(found, taste, "750"), rewards(found, f"{taste}-pairs"), random_rewards(found)
     )
     result += checks.best_of_n_wins([point["gold"][taste] for point in best_of_points(found, taste, seeds)])
     points = arm_points(found, taste, "ppo", seeds)
@@ -92,9 +92,11 @@ def reward_table(found: Found, taste: str) -> list[str]:
         f"{'labels':<26}{'vs taste':>18}{'vs label':>10}{'corr length':>13}",
     ]
     kinds = [(f"human-like, {size}", taste, size) for size in ("750", "3000", "12000")]
-    kinds += [("the same as pairs", f"{taste}-pairs", "12000"), ("25 % flips, 12000", f"{taste}-flips", "12000")]
+    kinds += [("the same as pairs", f"{taste}-pairs", "12000")]
+    kinds += [(f"25 % flips, {size}", f"{taste}-flips", size) for size in ("3000", "12000")]
     for title, name, size in kinds:
-        lines.append(reward_line(title, rewards(found, name, size), taste))
+        if real := rewards(found, name, size):
+            lines.append(reward_line(title, real, taste))
     return [*lines, reward_line("random, 12000", random_rewards(found), taste)]
 
 
