@@ -3,7 +3,7 @@ BIN := .venv/bin
 export GRADIO_ANALYTICS_ENABLED := False
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup run test check bench
+.PHONY: setup run test check lint fast bench
 
 setup: .venv/installed  ## the environment in .venv, with the tested versions
 
@@ -15,11 +15,16 @@ setup: .venv/installed  ## the environment in .venv, with the tested versions
 run: setup  ## the app on ./var, with the embedded default model
 	$(BIN)/python -m annotate
 
-check: setup  ## format, lint, types, import rule, fast tests
+check: setup  ## format, lint, types, import rule, and beside them the fast tests
+	$(MAKE) --no-print-directory --jobs 2 --output-sync lint fast
+
+lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fast:
 	$(BIN)/pytest -m "not slow" -q -n 2
 
 test: setup  ## the whole suite, in two processes

@@ -105,9 +105,14 @@ class RunFolder:
             except json.JSONDecodeError:  # the last line of a run that was killed while writing it
                 continue
 
+    def claim(self, **changes: Any) -> None:
+        """Change fields of the state, and say that this process now works on the run."""
+        self.update(pid=os.getpid(), born=_born(os.getpid()), **changes)
+
     def is_alive(self) -> bool:
-        """Whether the process that the state names still runs and is this run's (pids are used again)."""
-        pid = self.state().get("pid")
+        """Whether the process that claimed the run still runs (pids are used again, so its birth counts too)."""
+        state = self.state()
+        pid = state.get("pid")
         if not isinstance(pid, int):
             return False
         try:
@@ -116,10 +121,18 @@ class RunFolder:
             return False
         except PermissionError:  # somebody else's process: the number was used again
             return False
-        command = Path(f"/proc/{pid}/cmdline")
-        return self.id.encode() in command.read_bytes() if command.exists() else True
+        return _born(pid) == state.get("born")
 
     def log_tail(self, lines: int = 20) -> str:
         """The last lines of log.txt."""
         path = self.path / "log.txt"
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+
+
+def _born(pid: int) -> str | None:
+    """When the process began, in the kernel's ticks; "ended" if nobody has heard of its end yet, None without /proc."""
+    path = Path(f"/proc/{pid}/stat")
+    if not path.exists():
+        return None
+    fields = path.read_text().rpartition(")")[2].split()  # before it stands the name, which may hold anything
+    return "ended" if fields[0] in "ZX" else fields[19]

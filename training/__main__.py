@@ -201,7 +201,7 @@ def execute(
     from training import parallel, trackers
     from training.metrics import Cancelled
 
-    run.update(id=run.id, state="running", pid=os.getpid(), error=None)
+    run.claim(id=run.id, state="running", error=None)
     try:
         with trackers.following(report_to, run, dataclasses.asdict(config)):
             code = stage.main(config, run, workspace)

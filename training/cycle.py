@@ -17,7 +17,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import multiprocessing
 import os
+import runpy
 import shlex
 import shutil
 import signal
@@ -26,7 +28,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from data import datasets, snapshots
 from data.errors import FeedbackError, InvalidInput
@@ -85,14 +87,46 @@ def options_of(stage: str) -> set[str]:
     return {field.name for field in dataclasses.fields(module.Config)} - GIVEN
 
 
+class Forked:
+    """A stage as a copy of this process, which has torch and transformers loaded: seconds sooner than a new process."""
+
+    def __init__(self, command: list[str], log: BinaryIO) -> None:
+        """`command` is what stands behind `python -m training`."""
+        self._process = multiprocessing.get_context("fork").Process(target=_become, args=(command, log.fileno()))
+        self._process.start()
+
+    def poll(self) -> int | None:
+        """The exit code, or the signal that killed it as a negative number; None while it runs."""
+        return self._process.exitcode
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+
+def _become(command: list[str], log: int) -> None:
+    """What a new process with that command line would do, from its first signal to its exit code."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # the cycle's may be copied into its own log
+    sys.argv[1:] = command
+    runpy.run_module("training", run_name="__main__")
+
+
+def launched(launcher: list[str], command: list[str], log: BinaryIO) -> subprocess.Popen[bytes]:
+    """A stage by a launcher of several processes."""
+    words = [*launcher, "-m", "training", *command]
+    return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=PATIENT | os.environ)
+
+
 def launcher_of(launch: str) -> list[str]:
-    """The words before `-m training STAGE`: this Python, or the launcher, looked for beside this Python as well.
+    """The words before `-m training STAGE`, their program looked for beside this Python as well; none for no launcher.
 
     Raises:
         InvalidInput: there is no such program.
     """
     if not launch:
-        return [sys.executable]
+        return []
     program, *options = shlex.split(launch)
     found = shutil.which(program) or shutil.which(program, path=str(Path(sys.executable).parent))
     if found is None:
@@ -160,20 +194,14 @@ class Cycle:
             return run.id
         self.note(stage, run=run.id, state="running", progress=entry.get("progress", 0.0), checkpoint=None)
         rest = ["--resume", run.id] if begun else ["--run-id", run.id, *arguments, *self.config.arguments(stage)]
-        command = [
-            *launcher_of(self.config.launch),
-            "-m",
-            "training",
-            stage,
-        ]  # torchrun -m training, python -m training
-        command += ["--preset", self.preset, "--workspace", str(self.workspace.root), *rest]
+        command = [stage, "--preset", self.preset, "--workspace", str(self.workspace.root), *rest]
         if self.report_to and not begun:
             command += ["--report-to", *self.report_to]
-        print(f"{stage}: {shlex.join(command)}", flush=True)
+        launcher = launcher_of(self.config.launch)
+        print(f"{stage}: {shlex.join([*(launcher or ['python']), '-m', 'training', *command])}", flush=True)
         run.update(state="queued", error=None)  # what is read there later is of this attempt
         with (run.path / "log.txt").open("ab") as log:
-            child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=PATIENT | os.environ)
-            self._watch(stage, run, child)
+            self._watch(stage, run, launched(launcher, command, log) if launcher else Forked(command, log))
         return run.id
 
     def _new_run(self, stage: str) -> RunFolder:
@@ -181,7 +209,7 @@ class Cycle:
         self.note(stage, run=run.id, state="queued", progress=0.0, checkpoint=None)
         return run
 
-    def _watch(self, stage: str, run: RunFolder, child: subprocess.Popen[bytes]) -> None:
+    def _watch(self, stage: str, run: RunFolder, child: subprocess.Popen[bytes] | Forked) -> None:
         asked_to_stop = False
         while (code := child.poll()) is None:
             if stop_requested() and not asked_to_stop:
@@ -274,7 +302,7 @@ STEPS = {step.__name__: step for step in (freeze, pretrain, sft, reward, ppo, ev
 def main(config: Config, run: RunFolder, workspace: Workspace) -> int:
     """Run what is left of the turn; returns the exit code."""
     cycle = Cycle(config, run, workspace)
-    run.update(id=run.id, state="running", pid=os.getpid(), error=None)
+    run.claim(id=run.id, state="running", error=None)
     report(cycle)
     try:
         launcher_of(config.launch)  # refused before anything is trained

@@ -35,7 +35,7 @@ def stop(number, frame):
     sys.exit(143)
 signal.signal(signal.SIGTERM, stop)
 print("the cycle's own words", "resumed" if "--resume" in arguments else "begun", os.getpriority(os.PRIO_PROCESS, 0))
-run.update(state="running", stage="sft", progress=0.25, pid=os.getpid())
+run.claim(state="running", stage="sft", progress=0.25)
 """
 SLEEPS = CYCLE + "time.sleep(60)\n"
 CRASHES = CYCLE + "raise MemoryError('out of memory, it said')\n"

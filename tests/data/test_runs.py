@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from data.runs import RunFolder
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_runs_are_numbered_one_above_the_highest(tmp_path):
@@ -43,12 +46,24 @@ def test_a_process_that_has_the_number_and_is_not_the_runs_does_not_count(tmp_pa
     run = RunFolder.create(tmp_path, "sft", {})
     assert not run.is_alive()
 
-    run.update(pid=os.getpid())
+    run.claim(state="running")
+    assert run.is_alive() and run.state()["state"] == "running"
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    run.update(pid=other.pid)  # born at another time
     assert not run.is_alive()
+    other.kill()
+    other.wait()
 
-    own = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", run.id])
-    run.update(pid=own.pid)
-    assert run.is_alive()
-    own.kill()
-    own.wait()
+
+def test_a_process_that_was_killed_is_not_alive_even_before_anybody_heard_of_its_end(tmp_path):
+    run = RunFolder.create(tmp_path, "sft", {})
+    claims = "import sys, time; from pathlib import Path; from data.runs import RunFolder\n"
+    claims += "RunFolder(Path(sys.argv[1])).claim(); print('claimed', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", claims, run.path], stdout=subprocess.PIPE, cwd=ROOT) as own:
+        assert own.stdout.readline() == b"claimed\n"
+        assert run.is_alive()
+
+        own.kill()
+        os.waitid(os.P_PID, own.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie until it is waited for
+        assert not run.is_alive()
     assert not run.is_alive()

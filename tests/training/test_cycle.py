@@ -189,7 +189,7 @@ def test_a_stage_in_two_processes_is_stopped_through_torchrun_and_goes_on_in_one
 def test_a_launcher_that_is_not_there_is_named():
     with pytest.raises(InvalidInput, match="'torchrum'"):
         launcher_of("torchrum --nproc-per-node 2")
-    assert launcher_of("") == [sys.executable]
+    assert launcher_of("") == []
     assert Path(launcher_of("torchrun --standalone")[0]).name == "torchrun"
 
 

@@ -191,12 +191,13 @@ def test_what_a_person_can_mend_is_said_without_a_traceback(run, workspace, caps
         raise TooFewLabels("sft needs 1 demonstration")
 
     assert command.execute(stage_that(refuse), Config(Path()), run, workspace) == 1
-    assert run.state() | {"updated_at": 0, "pid": 0} == {
+    assert run.state() | {"updated_at": 0, "pid": 0, "born": ""} == {
         "id": run.id,
         "state": "failed",
         "error": "sft needs 1 demonstration",
         "updated_at": 0,
         "pid": 0,
+        "born": "",
     }
     assert capsys.readouterr().err == "sft needs 1 demonstration\n"
 

@@ -394,10 +394,10 @@ def test_a_run_that_was_killed_and_terminated_ends_with_the_weights_of_one_that_
 ):
     (workspace.root / "text.txt").write_text("The cat sat on the mat. " * 50)
     options = ["--snapshot", str(snapshot.path), "--init", "pretrain-0001", "--reference", "pretrain-0001"]
-    options += ["--reward", "reward-0001", "--steps", "40", "--batch-size", "16", "--minibatch-size", "8"]
+    options += ["--reward", "reward-0001", "--steps", "24", "--batch-size", "16", "--minibatch-size", "8"]
     options += ["--microbatch", "4", "--max-new-tokens", "8", "--learning-rate", "1e-3", "--save-every", "4"]
     # all that a step hands to the next: KL controller, running statistics, moving average, text, value warm-up
-    options += ["--kl-target", "2", "--running-scale", "--ema", "0.9", "--value-warmup", "10", "--warmup", "3"]
+    options += ["--kl-target", "2", "--running-scale", "--ema", "0.9", "--value-warmup", "8", "--warmup", "3"]
     options += ["--ptx-coef", "0.5", "--ptx-batch", "32", "--ptx-text", str(workspace.root / "text.txt")]
     code, errors = finish(start(workspace, "--run", "ppo-0001", *options))
     assert code == 0, errors
