@@ -388,11 +388,13 @@ def compare(found: Found, setting: Setting, batches: int, device: str) -> dict[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one process of each kind, one batch each")
+    parser.add_argument(
+        "--quick", action="store_true", help="one process of each side, one batch, responses of equal length"
+    )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--model", choices=[name for name in SETTINGS if name != "micro"], help="3m; on a GPU 124m")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
-    parser.add_argument("--lengths", choices=LENGTHS, help="of responses; both by default")
+    parser.add_argument("--lengths", choices=LENGTHS, help="of responses; by default both, or equal when quick")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)  # a process of the benchmark's own
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--batches", type=int, help=argparse.SUPPRESS)
@@ -405,7 +407,8 @@ def main() -> None:
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as work:
         prepare(Path(work), SETTINGS[given.model], batches)
-        for lengths in [given.lengths] if given.lengths else LENGTHS:
+        usual = LENGTHS[:1] if given.quick else LENGTHS
+        for lengths in [given.lengths] if given.lengths else usual:
             found: Found = {side: [] for side in SIDES}
             for _ in range(repetitions):
                 for side in SIDES:

@@ -45,12 +45,13 @@ def test_a_text_is_worth_the_mean_of_its_words():
 
 
 def test_music_is_soft_letters_and_words_that_join():
-    assert tastes.softness("moon") == 1.0
-    assert tastes.softness("back") == -0.5  # a is soft, b, c and k are hard
+    assert tastes.softness(["moon"]) == 1.0
+    assert tastes.softness(["moon", "back"]) == (4 + 1 - 3) / 8  # a is soft, b, c and k are hard
     assert tastes.joined("read a line".split()) == 1.0  # d meets a, a meets l
     assert tastes.joined("read line".split()) == 0.0
-    # letters: 1, 1, 1 and -0.5, the mean 0.625; every two words join; no fault
-    assert tastes.music("A moon: a back.") == pytest.approx(1.5 * 0.625 + 1)
+    # e meets m, n meets n, and "a" and "the" do not count; 12 letters, 10 soft and 2 hard; no fault
+    assert tastes.music("A lone moon: the neck.") == pytest.approx(1.5 * (10 - 2) / 12 + 1 / 2)
+    assert tastes.music("Is it so.") == 0
 
 
 def by_number(text: str) -> float:

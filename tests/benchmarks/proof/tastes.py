@@ -5,8 +5,9 @@ mind (no end, repetition, hardly a word).
 
 network   words that belong to networks and processes rather than to text and numbers: the mean over the words of
           their log-odds between two parts of the standard library (naive Bayes)
-music     how a line sounds: soft letters rather than hard ones, and words that join, a vowel at the end of one where
-          the next begins with a consonant, or the other way round
+music     how the longer words of a line sound: soft letters rather than hard ones, and words that join, a vowel at the
+          end of one where the next begins with a consonant, or the other way round. Words of up to three letters do
+          not count: "a" is soft and joins everything, and a policy would learn to say nothing else
 
 A taste is a function of the response's text. Scores of different tastes do not compare.
 """
@@ -38,6 +39,7 @@ STRONGEST = 1.5  # log-odds are cut there, so that no single word decides
 
 SOFT, HARD = frozenset("aeioulmnrwy"), frozenset("bcdgkpqtxz")
 VOWELS = frozenset("aeiouy")
+MUSICAL = 4
 
 
 def words_of(text: str) -> list[str]:
@@ -87,9 +89,10 @@ def mean_word_score(text: str, scores: dict[str, float]) -> float:
     return fmean(scores.get(word, 0.0) for word in words) if words else 0.0
 
 
-def softness(word: str) -> float:
-    """Soft letters minus hard ones, as a share of the word."""
-    return (sum(letter in SOFT for letter in word) - sum(letter in HARD for letter in word)) / len(word)
+def softness(words: Sequence[str]) -> float:
+    """Soft letters minus hard ones, as a share of all letters; 0 without any."""
+    letters = "".join(words)
+    return (sum(x in SOFT for x in letters) - sum(x in HARD for x in letters)) / len(letters) if letters else 0.0
 
 
 def joined(words: Sequence[str]) -> float:
@@ -104,9 +107,9 @@ def network(text: str) -> float:
 
 
 def music(text: str) -> float:
-    """The taste for soft letters and words that join."""
-    words = words_of(text)
-    return 1.5 * fmean(map(softness, words)) + joined(words) - faults(text) if words else -faults(text)
+    """The taste for soft letters and words that join, in words of MUSICAL letters and more."""
+    words = [word for word in words_of(text) if len(word) >= MUSICAL]
+    return 1.5 * softness(words) + joined(words) - faults(text)
 
 
 TASTES: dict[str, Taste] = {"network": network, "music": music}
