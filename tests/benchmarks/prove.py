@@ -2,12 +2,12 @@
 
 Two tastes that the trainer never sees, labels as noisy as people's, prompts that no stage saw before, three seeds, and
 the same again on labels in random order: the product learns if every real seed wins more than every random one.
-Everything goes the product's own way: its store, its snapshots, its stages. proof/checks.py says what must hold.
+Everything goes the product's own way: its store, its snapshots, its stages. What came out: docs/proof.md.
 
 Writes  a folder (var/proof) with workspaces, results/*.json (kept: a proof that was stopped goes on), plots, proof.json
 Exits   1 when a check fails
 
-    python tests/benchmarks/prove.py --quick           # two CPU cores: under 25 minutes
+    python tests/benchmarks/prove.py --quick           # two CPU cores: about half an hour
     python tests/benchmarks/prove.py --overoptimise    # also the long run at a KL coefficient of 0
 """
 
