@@ -30,6 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import torch
+
 from data import datasets, snapshots
 from data.errors import FeedbackError, InvalidInput
 from data.records import STAGES
@@ -87,6 +89,11 @@ def options_of(stage: str) -> set[str]:
     return {field.name for field in dataclasses.fields(module.Config)} - GIVEN
 
 
+def can_fork() -> bool:
+    """Whether a stage may be a copy of this process: CUDA does not survive a fork, nor do the libraries of macOS."""
+    return sys.platform == "linux" and torch.version.cuda is None and torch.version.hip is None
+
+
 class Forked:
     """A stage as a copy of this process, which has torch and transformers loaded: seconds sooner than a new process."""
 
@@ -114,19 +121,19 @@ def _become(command: list[str], log: int) -> None:
 
 
 def launched(launcher: list[str], command: list[str], log: BinaryIO) -> subprocess.Popen[bytes]:
-    """A stage by a launcher of several processes."""
+    """A stage as a new process, or by a launcher of several."""
     words = [*launcher, "-m", "training", *command]
     return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=PATIENT | os.environ)
 
 
 def launcher_of(launch: str) -> list[str]:
-    """The words before `-m training STAGE`, their program looked for beside this Python as well; none for no launcher.
+    """The words before `-m training STAGE`: this Python, or the launcher, looked for beside this Python as well.
 
     Raises:
         InvalidInput: there is no such program.
     """
     if not launch:
-        return []
+        return [sys.executable]
     program, *options = shlex.split(launch)
     found = shutil.which(program) or shutil.which(program, path=str(Path(sys.executable).parent))
     if found is None:
@@ -198,10 +205,11 @@ class Cycle:
         if self.report_to and not begun:
             command += ["--report-to", *self.report_to]
         launcher = launcher_of(self.config.launch)
-        print(f"{stage}: {shlex.join([*(launcher or ['python']), '-m', 'training', *command])}", flush=True)
+        print(f"{stage}: {shlex.join([*launcher, '-m', 'training', *command])}", flush=True)
         run.update(state="queued", error=None)  # what is read there later is of this attempt
         with (run.path / "log.txt").open("ab") as log:
-            self._watch(stage, run, launched(launcher, command, log) if launcher else Forked(command, log))
+            forks = can_fork() and not self.config.launch
+            self._watch(stage, run, Forked(command, log) if forks else launched(launcher, command, log))
         return run.id
 
     def _new_run(self, stage: str) -> RunFolder:

@@ -179,6 +179,8 @@ class Pace:
 
     def until(self, step: int) -> dict[str, float]:
         """`tokens_per_second` and `mfu` of the steps since the last call, before this one; waiting counts as time."""
+        if step == self._step:
+            return {}
         first, began = self._step, self._time
         self.begin(step)
         seconds = self._time - began
