@@ -27,8 +27,8 @@ lint:
 fast:
 	$(BIN)/pytest -m "not slow" -q -n 2
 
-test: setup  ## the whole suite, in two processes; the order of the files keeps the long ones away from the end
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: setup  ## the whole suite, in two processes
+	$(BIN)/pytest -n 2 --dist loadfile
 
 bench: setup  ## every benchmark, quick
 	for script in tests/benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
