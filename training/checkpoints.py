@@ -67,7 +67,8 @@ def save(
     """Write checkpoints/<run_id>/ and return it. `also` may put further files into the folder.
 
     A reader sees no folder or a whole one. The same run saving again (resumed after a crash) replaces its own. Of a
-    model with a LoRA adapter the merged weights are written, so that it loads like any other.
+    model with a LoRA adapter the merged weights are written, so that it loads like any other. Of several processes,
+    which all hold the same, the first one writes.
     """
     manifest = Manifest(
         id=run_id,
@@ -88,7 +89,7 @@ def save(
             also(folder)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
 
-    return _write_folder(checkpoints / run_id, fill)
+    return _write_folder(checkpoints / run_id, fill) if parallel.is_main() else checkpoints / run_id
 
 
 def read_manifest(path: Path) -> Manifest:

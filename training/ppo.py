@@ -188,19 +188,19 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     metrics = learn(models, prompts, config, run, accelerator, mix)
     names = [config.init, config.reference, *names_of(config.reward)]
     parents = [checkpoints.name_of(checkpoints.resolve(name, workspace), name) for name in names]
+    checkpoints.save(
+        workspace.checkpoints,
+        run.id,
+        stage="ppo",
+        parents=tuple(dict.fromkeys(parents)),
+        snapshot=snapshot.hash,
+        model=models.policy,
+        tokenizer=models.tokens,
+        config=asdict(config),
+        metrics=metrics,
+        seed=config.seed,
+    )
     if parallel.is_main():
-        checkpoints.save(
-            workspace.checkpoints,
-            run.id,
-            stage="ppo",
-            parents=tuple(dict.fromkeys(parents)),
-            snapshot=snapshot.hash,
-            model=models.policy,
-            tokenizer=models.tokens,
-            config=asdict(config),
-            metrics=metrics,
-            seed=config.seed,
-        )
         shutil.rmtree(run.path / "states", ignore_errors=True)  # nothing is left to resume
     run.update(state="done", checkpoint=run.id, progress=1.0, metrics=metrics)
 

@@ -87,20 +87,19 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
         "tokens": steps * config.batch_size * config.block,
         "seconds": round(time.monotonic() - began, 1),
     }
-    if parallel.is_main():
-        checkpoints.save(
-            workspace.checkpoints,
-            run.id,
-            stage="pretrain",
-            parents=(),
-            snapshot=None,
-            model=policy,
-            tokenizer=words,
-            config=dataclasses.asdict(config),
-            metrics=metrics,
-            seed=config.seed,
-            also=lambda folder: corpus.write_heldout(folder, heldout),
-        )
+    checkpoints.save(
+        workspace.checkpoints,
+        run.id,
+        stage="pretrain",
+        parents=(),
+        snapshot=None,
+        model=policy,
+        tokenizer=words,
+        config=dataclasses.asdict(config),
+        metrics=metrics,
+        seed=config.seed,
+        also=lambda folder: corpus.write_heldout(folder, heldout),
+    )
     adapter.finish(run, metrics, also=("corpus",))
 
 

@@ -117,19 +117,19 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     model.config.score_offset = score_offset(model, snapshot, train, tokens, config)
     metrics = measure(model, snapshot, train, tokens, config)
     print_report(metrics)
+    checkpoints.save(
+        workspace.checkpoints,
+        run.id,
+        stage="reward",
+        parents=(checkpoints.name_of(init, config.init),),
+        snapshot=snapshot.hash,
+        model=model,
+        tokenizer=tokens,
+        config=asdict(config),
+        metrics=metrics,
+        seed=config.seed,
+    )
     if parallel.is_main():
-        checkpoints.save(
-            workspace.checkpoints,
-            run.id,
-            stage="reward",
-            parents=(checkpoints.name_of(init, config.init),),
-            snapshot=snapshot.hash,
-            model=model,
-            tokenizer=tokens,
-            config=asdict(config),
-            metrics=metrics,
-            seed=config.seed,
-        )
         shutil.rmtree(run.path / "states", ignore_errors=True)  # nothing is left to resume
     run.update(state="done", checkpoint=run.id, progress=1.0, metrics=metrics)
 

@@ -107,19 +107,18 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
         "ended": show(config, policy, words, snapshot, run),
         "seconds": round(time.monotonic() - began, 1),
     }
-    if parallel.is_main():
-        checkpoints.save(
-            workspace.checkpoints,
-            run.id,
-            stage="sft",
-            parents=[checkpoints.name_of(init, config.init)],
-            snapshot=snapshot.hash,
-            model=policy,
-            tokenizer=words,
-            config=dataclasses.asdict(config),
-            metrics=metrics,
-            seed=config.seed,
-        )
+    checkpoints.save(
+        workspace.checkpoints,
+        run.id,
+        stage="sft",
+        parents=[checkpoints.name_of(init, config.init)],
+        snapshot=snapshot.hash,
+        model=policy,
+        tokenizer=words,
+        config=dataclasses.asdict(config),
+        metrics=metrics,
+        seed=config.seed,
+    )
     adapter.finish(run, metrics)
 
 
