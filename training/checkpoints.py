@@ -27,12 +27,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.errors import InvalidInput, NotFound
-from data.runs import write_whole
+from data.runs import RunFolder, write_whole
 from data.workspace import Workspace
 from training import lora, parallel
 
 MANIFEST = "pawl.json"
 STATES_KEPT = 2
+RESUME = ("states", "trainer", "corpus")  # folders of a run that only a resume needs
 TRAINABLE = ".trainable.safetensors"  # how the file of a module saved without its frozen parameters ends
 
 
@@ -90,6 +91,14 @@ def save(
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
 
     return _write_folder(checkpoints / run_id, fill) if parallel.is_main() else checkpoints / run_id
+
+
+def finish(run: RunFolder, metrics: Mapping[str, Any]) -> None:
+    """Say that the run has made its checkpoint, and drop what only a resume needed."""
+    run.update(state="done", checkpoint=run.id, progress=1.0, metrics=metrics)
+    if parallel.is_main():
+        for name in RESUME:
+            shutil.rmtree(run.path / name, ignore_errors=True)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -17,32 +17,26 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import multiprocessing
 import os
-import runpy
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import torch
+from typing import Any
 
 from data import datasets, snapshots
 from data.errors import FeedbackError, InvalidInput
 from data.records import STAGES
 from data.runs import RunFolder
 from data.workspace import Workspace
-from training import checkpoints
+from training import checkpoints, launch
 from training.metrics import Cancelled, stop_requested
 
 SHARE = {"freeze": 1, "pretrain": 12, "sft": 4, "reward": 4, "ppo": 10, "evaluate": 3, "sample": 2}  # of the time
 NOT_PROMOTED = 3
-PATIENT = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}  # seconds that torchrun gives a stage to save before it kills it
 GIVEN = {"snapshot", "init", "reference", "reward", "policy", "parent"}  # what a cycle tells its stages itself
 
 
@@ -87,58 +81,6 @@ def options_of(stage: str) -> set[str]:
         return set()
     module = importlib.import_module(f"training.{stage}")
     return {field.name for field in dataclasses.fields(module.Config)} - GIVEN
-
-
-def can_fork() -> bool:
-    """Whether a stage may be a copy of this process: CUDA does not survive a fork, nor do the libraries of macOS."""
-    return sys.platform == "linux" and torch.version.cuda is None and torch.version.hip is None
-
-
-class Forked:
-    """A stage as a copy of this process, which has torch and transformers loaded: seconds sooner than a new process."""
-
-    def __init__(self, command: list[str], log: BinaryIO) -> None:
-        """`command` is what stands behind `python -m training`."""
-        self._process = multiprocessing.get_context("fork").Process(target=_become, args=(command, log.fileno()))
-        self._process.start()
-
-    def poll(self) -> int | None:
-        """The exit code, or the signal that killed it as a negative number; None while it runs."""
-        return self._process.exitcode
-
-    def terminate(self) -> None:
-        self._process.terminate()
-
-
-def _become(command: list[str], log: int) -> None:
-    """What a new process with that command line would do, from its first signal to its exit code."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # the cycle's may be copied into its own log
-    sys.argv[1:] = command
-    runpy.run_module("training", run_name="__main__")
-
-
-def launched(launcher: list[str], command: list[str], log: BinaryIO) -> subprocess.Popen[bytes]:
-    """A stage as a new process, or by a launcher of several."""
-    words = [*launcher, "-m", "training", *command]
-    return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=PATIENT | os.environ)
-
-
-def launcher_of(launch: str) -> list[str]:
-    """The words before `-m training STAGE`: this Python, or the launcher, looked for beside this Python as well.
-
-    Raises:
-        InvalidInput: there is no such program.
-    """
-    if not launch:
-        return [sys.executable]
-    program, *options = shlex.split(launch)
-    found = shutil.which(program) or shutil.which(program, path=str(Path(sys.executable).parent))
-    if found is None:
-        raise InvalidInput(f"There is no program {program!r} to launch the stage with. Nothing was trained.")
-    return [found, *options]
 
 
 class StageFailed(FeedbackError):
@@ -204,12 +146,10 @@ class Cycle:
         command = [stage, "--preset", self.preset, "--workspace", str(self.workspace.root), *rest]
         if self.report_to and not begun:
             command += ["--report-to", *self.report_to]
-        launcher = launcher_of(self.config.launch)
-        print(f"{stage}: {shlex.join([*launcher, '-m', 'training', *command])}", flush=True)
+        print(f"{stage}: {self.config.launch or 'python'} -m training {shlex.join(command)}", flush=True)
         run.update(state="queued", error=None)  # what is read there later is of this attempt
         with (run.path / "log.txt").open("ab") as log:
-            forks = can_fork() and not self.config.launch
-            self._watch(stage, run, Forked(command, log) if forks else launched(launcher, command, log))
+            self._watch(stage, run, launch.start(self.config.launch, command, log))
         return run.id
 
     def _new_run(self, stage: str) -> RunFolder:
@@ -217,7 +157,7 @@ class Cycle:
         self.note(stage, run=run.id, state="queued", progress=0.0, checkpoint=None)
         return run
 
-    def _watch(self, stage: str, run: RunFolder, child: subprocess.Popen[bytes] | Forked) -> None:
+    def _watch(self, stage: str, run: RunFolder, child: launch.Child) -> None:
         asked_to_stop = False
         while (code := child.poll()) is None:
             if stop_requested() and not asked_to_stop:
@@ -313,7 +253,7 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> int:
     run.claim(id=run.id, state="running", error=None)
     report(cycle)
     try:
-        launcher_of(config.launch)  # refused before anything is trained
+        launch.launcher(config.launch)  # refused before anything is trained
         for step in cycle.steps():
             if stop_requested():
                 raise Cancelled

@@ -29,7 +29,7 @@ from __future__ import annotations
 import importlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,11 +39,12 @@ from packaging.specifiers import SpecifierSet
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerControl, TrainerState
 from transformers import TrainingArguments as Arguments
 
-from data import datasets, snapshots
+from data import datasets
 from data.datasets import Ranked
 from data.errors import InvalidInput, TooFewLabels
 from data.records import Prompt
 from data.runs import RunFolder
+from data.snapshots import Snapshot
 from data.workspace import Workspace
 from training import checkpoints, rewards, rollouts, shown, tokenizer
 from training import trainer as adapter
@@ -140,8 +141,12 @@ class Given:
         return passes * self.config.batch_size // self.config.minibatch_size
 
 
-def main(config: Config, judges: dict[str, Any], run: RunFolder, workspace: Workspace) -> None:
-    """Train by TRL's trainer, measure as PPO does, save. `judges` are the options of `rewards.load`.
+def train(
+    config: Config, judges: dict[str, Any], run: RunFolder, workspace: Workspace, snapshot: Snapshot
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, float]]:
+    """Train by TRL's trainer: the policy, its tokenizer, and the last numbers, measured as PPO measures its own.
+
+    `judges` are the options of `rewards.load`.
 
     Raises:
         InvalidInput: TRL is another release than the tested ones, an option does not fit the algorithm, the models do
@@ -151,27 +156,11 @@ def main(config: Config, judges: dict[str, Any], run: RunFolder, workspace: Work
     """
     kind, arguments = trl_classes(config.algorithm)
     check(config)
-    snapshot = snapshots.load(config.snapshot)
     given = load(config, judges, run, workspace, snapshot)
     reporter = Reporter(Progress(run, "ppo", config.steps), given.updates)
     trainer = (dpo_trainer if config.algorithm == "dpo" else group_trainer)(given, kind, arguments, reporter)
     policy = adapter.fit(trainer, run).eval()
-    metrics = {**last_numbers(run), **measured(given, policy)}
-    names = [config.init, config.reference, *given.rewards.models]
-    parents = [checkpoints.name_of(checkpoints.resolve(name, workspace), name) for name in names]
-    checkpoints.save(
-        workspace.checkpoints,
-        run.id,
-        stage="ppo",
-        parents=tuple(dict.fromkeys(parents)),
-        snapshot=snapshot.hash,
-        model=policy,
-        tokenizer=given.tokens,
-        config=asdict(config),
-        metrics=metrics,
-        seed=config.seed,
-    )
-    adapter.finish(run, metrics)
+    return policy, given.tokens, {**last_numbers(run), **measured(given, policy)}
 
 
 def trl_classes(algorithm: str) -> tuple[type[Trainer], type[Arguments]]:
@@ -219,9 +208,7 @@ def check(config: Config) -> None:
         )
 
 
-def load(
-    config: Config, judges: dict[str, Any], run: RunFolder, workspace: Workspace, snapshot: snapshots.Snapshot
-) -> Given:
+def load(config: Config, judges: dict[str, Any], run: RunFolder, workspace: Workspace, snapshot: Snapshot) -> Given:
     """Models, judges in units of the reference's own responses, and what to train on."""
     init, reference = (checkpoints.resolve(name, workspace) for name in (config.init, config.reference))
     tokens = tokenizer.load(init)

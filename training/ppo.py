@@ -18,7 +18,6 @@ standard deviation become 0 and 1. So one kl_coef serves whatever scale a reward
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -29,11 +28,13 @@ from typing import Any, Literal, Self
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data import datasets, snapshots
 from data.errors import InvalidInput
 from data.records import Prompt
 from data.runs import RunFolder
+from data.snapshots import Snapshot
 from data.workspace import Workspace
 from training import checkpoints, parallel, ppo_models, ptx, shown, tokenizer
 from training.advantages import (
@@ -65,6 +66,7 @@ from training.update import (
 
 LARGEST_GAP = 1e-2  # between the engine's log-probs and the trainer's, beyond which the engine's would not do
 Encoded = tuple[Prompt, list[int]]  # a prompt and its token ids
+Trained = tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, float]]  # with the last numbers
 
 
 @dataclass(frozen=True)
@@ -167,16 +169,40 @@ class Carried:
 
 
 def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
-    """Train and save; see `learn` for the algorithm."""
-    if config.algorithm != "ppo":
-        from training import peers
+    """Train by the chosen algorithm and save."""
+    snapshot = snapshots.load(config.snapshot)
+    train = train_by_ppo if config.algorithm == "ppo" else train_by_peer
+    policy, tokens, metrics = train(config, run, workspace, snapshot)
+    names = [config.init, config.reference, *names_of(config.reward)]
+    parents = [checkpoints.name_of(checkpoints.resolve(name, workspace), name) for name in names]
+    checkpoints.save(
+        workspace.checkpoints,
+        run.id,
+        stage="ppo",
+        parents=tuple(dict.fromkeys(parents)),
+        snapshot=snapshot.hash,
+        model=policy,
+        tokenizer=tokens,
+        config=asdict(config),
+        metrics=metrics,
+        seed=config.seed,
+    )
+    checkpoints.finish(run, metrics)
 
-        if parallel.count() > 1:
-            raise InvalidInput(f"{config.algorithm} is here for comparison, in one process. Start it without torchrun.")
-        return peers.main(config, judge_options(config), run, workspace)
+
+def train_by_peer(config: Config, run: RunFolder, workspace: Workspace, snapshot: Snapshot) -> Trained:
+    """Policy, tokenizer and last numbers of a TRL trainer; see `peers`."""
+    from training import peers
+
+    if parallel.count() > 1:
+        raise InvalidInput(f"{config.algorithm} is here for comparison, in one process. Start it without torchrun.")
+    return peers.train(config, judge_options(config), run, workspace, snapshot)
+
+
+def train_by_ppo(config: Config, run: RunFolder, workspace: Workspace, snapshot: Snapshot) -> Trained:
+    """Policy, tokenizer and last numbers; see `learn` for the algorithm."""
     device = parallel.device()
     accelerator = Accelerator(mixed_precision="bf16" if uses_bf16(config) else "no")
-    snapshot = snapshots.load(config.snapshot)
     models = ppo_models.load(config, judge_options(config), workspace, device)
     prompts = encoded_prompts(datasets.prompts(snapshot, "train"), models, config)
     if not prompts:
@@ -186,23 +212,7 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
         )
     mix = ptx.load(config, workspace, models.tokens, updates=config.steps * updates_per_step(config))
     metrics = learn(models, prompts, config, run, accelerator, mix)
-    names = [config.init, config.reference, *names_of(config.reward)]
-    parents = [checkpoints.name_of(checkpoints.resolve(name, workspace), name) for name in names]
-    checkpoints.save(
-        workspace.checkpoints,
-        run.id,
-        stage="ppo",
-        parents=tuple(dict.fromkeys(parents)),
-        snapshot=snapshot.hash,
-        model=models.policy,
-        tokenizer=models.tokens,
-        config=asdict(config),
-        metrics=metrics,
-        seed=config.seed,
-    )
-    if parallel.is_main():
-        shutil.rmtree(run.path / "states", ignore_errors=True)  # nothing is left to resume
-    run.update(state="done", checkpoint=run.id, progress=1.0, metrics=metrics)
+    return models.policy, models.tokens, metrics
 
 
 def learn(

@@ -100,7 +100,8 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
         seed=config.seed,
         also=lambda folder: corpus.write_heldout(folder, heldout),
     )
-    adapter.finish(run, metrics, also=("corpus",))
+    print(f"{run.id}: {metrics}", flush=True)
+    checkpoints.finish(run, metrics)
 
 
 def prepare(config: Config, folder: Path) -> None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 import random
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -129,9 +128,7 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
         metrics=metrics,
         seed=config.seed,
     )
-    if parallel.is_main():
-        shutil.rmtree(run.path / "states", ignore_errors=True)  # nothing is left to resume
-    run.update(state="done", checkpoint=run.id, progress=1.0, metrics=metrics)
+    checkpoints.finish(run, metrics)
 
 
 def training_rankings(snapshot: Snapshot, tokens: PreTrainedTokenizerBase, config: Config) -> list[Encoded]:

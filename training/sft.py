@@ -119,7 +119,8 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
         metrics=metrics,
         seed=config.seed,
     )
-    adapter.finish(run, metrics)
+    print(f"{run.id}: {metrics}", flush=True)
+    checkpoints.finish(run, metrics)
 
 
 def tokenised(words: PreTrainedTokenizerBase, examples: Sequence[Demonstrated], limit: int) -> tuple[list[Row], int]:

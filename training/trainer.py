@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -145,15 +144,6 @@ def fit(trainer: Trainer, run: RunFolder, clock: Clock | None = None) -> PreTrai
         trainer.model_wrapped,
         lambda: AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False),
     )
-
-
-def finish(run: RunFolder, metrics: dict[str, Any], *, also: tuple[str, ...] = ()) -> None:
-    """Say that the run has made its checkpoint, and drop what only a resume needs; `also` names further folders."""
-    run.update(state="done", checkpoint=run.id, progress=1.0, metrics=metrics)
-    print(f"{run.id}: {metrics}", flush=True)
-    if parallel.is_main():
-        for name in ("trainer", *also):
-            shutil.rmtree(run.path / name, ignore_errors=True)
 
 
 def newest_whole(folder: Path) -> Path | None:

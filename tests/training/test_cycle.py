@@ -23,9 +23,9 @@ from data.records import RankingAnswer
 from data.runs import RunFolder
 from data.store import Store
 from data.workspace import Workspace
-from training import checkpoints
+from training import checkpoints, launch
 from training.__main__ import config_of
-from training.cycle import Config, Cycle, can_fork, launcher_of, start_of
+from training.cycle import Config, Cycle, start_of
 
 ROOT = Path(__file__).parents[2]
 MICRO = ["reward.epochs=1", "ppo.steps=6", "ppo.save-every=1", "ppo.batch-size=16", "ppo.minibatch-size=16"]
@@ -189,15 +189,15 @@ def test_a_stage_in_two_processes_is_stopped_through_torchrun_and_goes_on_in_one
 
 def test_a_launcher_that_is_not_there_is_named():
     with pytest.raises(InvalidInput, match="'torchrum'"):
-        launcher_of("torchrum --nproc-per-node 2")
-    assert launcher_of("") == [sys.executable]
-    assert Path(launcher_of("torchrun --standalone")[0]).name == "torchrun"
+        launch.launcher("torchrum --nproc-per-node 2")
+    assert launch.launcher("") == [sys.executable]
+    assert Path(launch.launcher("torchrun --standalone")[0]).name == "torchrun"
 
 
 def test_a_stage_is_no_copy_of_its_cycle_where_a_gpu_may_be(monkeypatch):
-    assert can_fork() == (sys.platform == "linux" and torch.version.cuda is None)
+    assert launch.can_fork() == (sys.platform == "linux" and torch.version.cuda is None)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert not can_fork()
+    assert not launch.can_fork()
 
 
 @pytest.mark.parametrize("override", ["steps=10", "ppo.stps=10", "sft.run=../../x", "sft.workspace=/x", "ppo.init=y"])

@@ -47,10 +47,6 @@ def config_for(algorithm, path, **changes):
     return Config(path, init, reference, reward, algorithm=algorithm, **(options | changes))
 
 
-def run_peer(config, run, workspace):
-    peers.main(config, judge_options(config), run, workspace)
-
-
 @pytest.fixture
 def saved_policy(workspace, policy, words):
     """checkpoints/pretrain-0001: about half of its responses end at once, the others are cut off."""
@@ -302,20 +298,20 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights(
 ):
     whole, broken = new_run(workspace), new_run(workspace)
     config = config_for(algorithm, snapshot.path, steps=3, minibatch_size=(4, 8)[algorithm == "rloo"], save_every=5)
-    run_peer(config, whole, workspace)
+    ppo.main(config, whole, workspace)
 
     before = signal.getsignal(signal.SIGTERM)
     catch_stop_signal()
     try:
         monkeypatch.setattr(peers, "Reporter", reporter_that_stops_after(3))
         with pytest.raises(Cancelled):
-            run_peer(config, broken, workspace)
+            ppo.main(config, broken, workspace)
     finally:
         catch_stop_signal()
         signal.signal(signal.SIGTERM, before)
     monkeypatch.undo()
     assert broken.metrics()[-1]["step"] == 2  # of two updates each: it finished the step
-    run_peer(config, broken, workspace)
+    ppo.main(config, broken, workspace)
 
     wanted, got = (weights(workspace.checkpoints / r.id) for r in (whole, broken))
     for name, weight in wanted.items():
