@@ -28,7 +28,7 @@ fast:
 	$(BIN)/pytest -m "not slow" -q -n 2
 
 test: setup  ## the whole suite, in two processes
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: setup  ## every benchmark, quick
 	for script in tests/benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_DIS
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 120  # an app that is not there by then will not come
+_running: set[subprocess.Popen[str]] = set()  # commands, to be ended with the tests
 
 
 @dataclass(frozen=True)
@@ -82,30 +85,58 @@ def pawl() -> Callable[..., str]:
     return _pawl
 
 
-def _pawl(*arguments: object, threads: int = 1) -> str:
+def _pawl(*arguments: object) -> str:
     command = [sys.executable, "-m", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=900)
-    assert run.returncode == 0, f"{' '.join(command)}\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}"
-    return run.stdout
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        _running.add(process)
+        said, complained = process.communicate(timeout=900)
+        _running.discard(process)
+    assert process.returncode == 0, f"{' '.join(command)}\n{said[-2000:]}\n{complained[-4000:]}"
+    return said
 
 
 @pytest.fixture(scope="session")
 def first_model(tmp_path_factory, worker_id) -> Path:
     """A workspace whose first model is made by the embedded default, and whose samples wait to be ranked. Copy it.
 
-    Made once, whichever of the test processes asks first; the others wait. While working on a test, $PAWL_FIRST_MODEL
-    may name one that was made before, to save its two minutes.
+    While working on a test, $PAWL_FIRST_MODEL may name one that was made before, to save its two minutes.
     """
+    return _first_model(tmp_path_factory, worker_id)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def first_model_in_the_making(request, tmp_path_factory, worker_id) -> Iterator[None]:
+    """Begin to make the first model when a chosen test needs it, so that none of them waits for it."""
+    if any("first_model" in item.fixturenames for item in request.session.items):
+        threading.Thread(target=_first_model, args=(tmp_path_factory, worker_id), daemon=True).start()
+    yield
+    for process in _running:  # the tests were cut short
+        process.terminate()
+
+
+def _first_model(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Made once, whichever of the test processes comes first; the others wait."""
     if made := os.environ.get("PAWL_FIRST_MODEL"):
         return Path(made)
     base = tmp_path_factory.getbasetemp()
     workspace = (base if worker_id == "master" else base.parent) / "first-model"
     with FileLock(f"{workspace}.lock"):
         if not (workspace / "made").exists():
-            # A busy machine gets the steps that a quiet one makes in the preset's two minutes.
-            given = ["--override", "pretrain.minutes=10", "--workspace", workspace]
+            shutil.rmtree(workspace, ignore_errors=True)  # another process may have ended before it was made
+            # Half the preset's steps, which are enough to learn a taste from, and time for them on a busy machine.
+            given = ["--override", "pretrain.steps=450", "pretrain.minutes=10", "--workspace", workspace]
             _pawl("data", "seed", "--workspace", workspace)
-            _pawl("training", "cycle", "--preset", "tiny", "--stages", "pretrain,sft", *given, threads=2)
+            _pawl("training", "cycle", "--preset", "tiny", "--stages", "pretrain,sft", *given)
             (workspace / "made").touch()
     return workspace
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first, those that turn a whole cycle last of these: two processes then end at about the same time."""
+
+    def place(item: pytest.Item) -> int:
+        return 2 if item.path not in slow else 1 if item.path in cycles else 0
+
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    cycles = {item.path for item in items if "first_model" in item.fixturenames}
+    items.sort(key=place)
