@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CYCLE_SECONDS = 600
+SMALL = {"sft.epochs": 2, "ppo.steps": 8, "evaluate.samples": 4, "sample.prompts": 60}  # this taste needs no more
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_label_retrain_and_label_the_new_model(app, page, pawl, screenshot, type
     pawl(*others, "--taste", "prefers-short", "--noise", 0.1)
 
     page.goto(app.url + "/training")
-    type_into(page.get_by_label("Options of single stages"), '{"ppo.steps": 14}')
+    type_into(page.get_by_label("Options of single stages"), json.dumps(SMALL))
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.get_by_text("cycle-0002 is running")).to_be_visible()
     wait_for(lambda: page.locator("canvas, svg.marks, .vega-embed").count() > 0, seconds=240)
