@@ -51,6 +51,7 @@ from training.ranking import (
 )
 
 MOST_JUDGED = 1000  # rankings learned from that the accuracy in training is measured on: an error of .01
+FORWARD_ONLY = 4  # times as many in a pass that keeps nothing for a gradient
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def improve(
     """
     optimizer.zero_grad()
     loss_sum, right, decided, tokens, computed = 0.0, 0.0, 0, 0, 0
-    for part in parallel.mine(microbatches(batch, config)):
+    for part in parallel.mine(microbatches(batch, config.microbatch)):
         with layers_recomputed(model) if config.gradient_checkpointing else nullcontext():
             values, ranks, scored = score_rankings(model, part, pad_id, share=shares_prompts(config))
         losses = ranking_losses(values, ranks, ties=config.ties, theta=theta, margins=margins_of(part, ranks, config))
@@ -223,10 +224,10 @@ def improve(
     }
 
 
-def microbatches(rankings: Sequence[Encoded], config: Config) -> list[list[Encoded]]:
-    """The rankings in parts for one forward pass each, of like length and small enough that each process gets one."""
+def microbatches(rankings: Sequence[Encoded], most: int) -> list[list[Encoded]]:
+    """The rankings in parts of at most `most` for one pass each, of like length, and a part for each process."""
     by_length = sorted(rankings, key=lambda ranking: ranking.longest)
-    size = max(1, min(config.microbatch, -(-len(rankings) // parallel.count())))
+    size = max(1, min(most, -(-len(rankings) // parallel.count())))
     return [by_length[start : start + size] for start in range(0, len(rankings), size)]
 
 
@@ -278,7 +279,7 @@ def score_offset(
         for d in shown
     ] or [[*ranking.prompt, *response] for ranking in train for response in ranking.responses]
     rows.sort(key=len)
-    size = 4 * config.microbatch
+    size = FORWARD_ONLY * config.microbatch
     parts = parallel.mine([rows[i : i + size] for i in range(0, len(rows), size)])
     found = sum(scoring.score_rows(model, part, tokens.pad_token_id).values.double().sum().item() for part in parts)
     return parallel.total(found)[0] / len(rows)
@@ -313,17 +314,18 @@ def measure(
 
 @torch.no_grad()
 def judge(model: PreTrainedModel, rankings: Sequence[Encoded], pad_id: int, config: Config) -> list[Judged]:
-    """The rankings with the scores of their responses, from the shortest to the longest."""
-    judged = []
-    for part in parallel.mine(microbatches(rankings, config)):
-        rows = score_rankings(model, part, pad_id, share=shares_prompts(config))[0].tolist()
-        judged.append(
-            [
-                Judged(r.prompt_id, r.ranks, tuple(row[: len(r.ranks)]), r.lengths, r.sources, r.labeler)
-                for r, row in zip(part, rows, strict=True)
-            ]
-        )
-    return [ranking for part in parallel.together(judged) for ranking in part]
+    """The rankings with the scores of their responses; what several labelers ranked is scored once."""
+    tasks = {(ranking.prompt, ranking.responses): ranking for ranking in rankings}
+    parts = microbatches(list(tasks.values()), FORWARD_ONLY * config.microbatch)
+    found = [
+        score_rankings(model, part, pad_id, share=shares_prompts(config))[0].tolist() for part in parallel.mine(parts)
+    ]
+    scored = [ranking for part in parts for ranking in part]
+    rows = [row for part in parallel.together(found) for row in part]
+    scores = {(r.prompt, r.responses): tuple(row[: len(r.ranks)]) for r, row in zip(scored, rows, strict=True)}
+    return [
+        Judged(r.prompt_id, r.ranks, scores[r.prompt, r.responses], r.lengths, r.sources, r.labeler) for r in rankings
+    ]
 
 
 def print_report(metrics: Mapping[str, Any]) -> None:

@@ -125,6 +125,22 @@ def test_rankings_of_unlike_size_are_scored_as_each_alone(scalar):
     torch.testing.assert_close(together[1], alone[0], atol=1e-5, rtol=1e-5)
 
 
+def test_what_several_labelers_ranked_is_judged_once(scalar, tmp_path, monkeypatch):
+    batch = [encoded(1, 2, 3, labeler="ana"), encoded(2, 1, prompt=(7,)), encoded(3, 1, 2, labeler="ben")]
+    scored = []
+    monkeypatch.setattr(
+        reward, "score_rankings", lambda m, part, *a, **k: scored.extend(part) or score_rankings(m, part, *a, **k)
+    )
+
+    judged = reward.judge(scalar, batch, 0, reward.Config(tmp_path, "sft", microbatch=1))
+
+    assert len(scored) == 2
+    assert [(one.labeler, one.ranks) for one in judged] == [(one.labeler, one.ranks) for one in batch]
+    assert judged[0].scores == judged[2].scores
+    alone = score_rankings(scalar, [batch[1]], 0, share=True)[0][0].tolist()
+    assert judged[1].scores == pytest.approx(alone, abs=1e-5)
+
+
 def test_the_gradient_is_that_of_the_whole_batch_however_it_is_cut(scalar, tmp_path):
     batch = [encoded(1, 2, 3, 3), encoded(2, 1, prompt=(7,)), encoded(1, 1, 2, prompt=(3, 4, 5, 6), weight=2.5)]
     whole = reward.Config(tmp_path, "sft", microbatch=3, max_grad_norm=1e9)

@@ -34,7 +34,7 @@ K = 4  # responses ranked at once: 6 comparisons
 SUBSETS = {"750": 125, "3000": 500, "12000": 2000}  # comparisons, and the rankings that give them
 BEST_OF = 16
 
-PRETRAIN = ("--preset", "tiny", "--vocab-size", 1024, "--steps", 850, "--minutes", 5)
+PRETRAIN = ("--preset", "tiny", "--vocab-size", 1024, "--steps", 1400, "--minutes", 8)
 SFT = ("--preset", "tiny", "--epochs", 2, "--batch-size", 16, "--max-length", 128, "--max-new-tokens", policies.LONGEST)
 SAMPLE = ("--preset", "tiny", "--temperature", 1.0, "--max-new-tokens", policies.LONGEST, "--batch-size", 128)
 REWARD = ("--preset", "tiny", "--epochs", 1, "--batch-size", 8, "--microbatch", 8, "--learning-rate", 1e-3)
@@ -56,8 +56,9 @@ def make_model(root: Path) -> Result:
         rows = [(id, pair.response) for id, pair in zip(ids, sets["sft"], strict=True)]
         store.add_demonstrations(rows, labeler="docstrings", source="standard library")
         snapshot = stages.freeze(store, folder)
-    stages.run_stage(folder, "pretrain", "pretrain", *PRETRAIN)
-    stages.run_stage(folder, "sft", "sft", "--snapshot", snapshot, "--init", "pretrain", *SFT)
+    with stages.threads(2):  # every other job waits for this one
+        stages.run_stage(folder, "pretrain", "pretrain", *PRETRAIN)
+        stages.run_stage(folder, "sft", "sft", "--snapshot", snapshot, "--init", "pretrain", *SFT)
     from training import corpus, model, tokenizer
 
     heldout = corpus.heldout_texts(sft_of(root), Workspace.at(folder).checkpoints)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from data import owner
@@ -57,6 +58,17 @@ def run_stage(folder: Path, stage: str, run_id: str, *options: object) -> dict:
         if code:
             raise RuntimeError(f"{stage} {run_id} in {folder} ended with {code}:\n{run.log_tail()}")
     return run.state()
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Meanwhile, stages take this many CPU threads."""
+    before = os.environ["OMP_NUM_THREADS"]
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    try:
+        yield
+    finally:
+        os.environ["OMP_NUM_THREADS"] = before
 
 
 def share(checkpoint: Path, folder: Path) -> None:
