@@ -232,8 +232,7 @@ def learn(
     with accelerator.autocast():
         start, carried = (state[0], Carried.of(state[1])) if state else (0, first_carried(models, prompts, config))
     models = replace(models, rewards=models.rewards.in_units(carried.units))
-    if parallel.is_main():
-        shown.forget_after(run, start)
+    shown.forget_after(run, start)
     run.drop_metrics_after(start)
 
     for step in range(start, config.steps):
@@ -257,8 +256,7 @@ def learn(
         numbers |= {"kl_coef": carried.kl_coef, "learning_rate": optimizer.param_groups[0]["lr"]}
         progress.log(step + 1, **numbers, **pace(times, rollouts, models, stats, config))
         texts, scores, kls = rollouts.texts(models.tokens), rollouts.scores.tolist(), rollouts.kl.tolist()
-        if parallel.is_main():
-            shown.append(run, step + 1, zip([prompt for prompt, _ in chosen], texts, scores, kls, strict=True))
+        shown.append(run, step + 1, zip([prompt for prompt, _ in chosen], texts, scores, kls, strict=True))
         carried = Carried(carried.units, next_kl_coef(carried.kl_coef, numbers["kl"], config, step), scale, numbers)
         stop = parallel.agreed(progress.stop_requested)
         if stop or (step + 1) % config.save_every == 0:
