@@ -40,11 +40,11 @@ def pair(margin, prompt="a", distance=1, sources=("sft", "sft"), labeler="ana"):
 
 
 def test_pairs_are_the_better_against_the_worse_without_ties_and_the_unranked():
-    one = judged(ranks=(3, 1, 1, 0), scores=(0.5, 2.0, -1.0, 9.0), sources=("sft", "ppo", "base", "sft"))
+    one = judged(ranks=(3, 1, 1, 0), scores=(0.5, 2.0, -1.0, 9.0), sources=("ppo", "sft", "base", "sft"))
 
     assert decided([one]) == [
-        Pair("a", 1.5, 2, ("ppo", "sft"), "ana"),
-        Pair("a", -1.5, 2, ("base", "sft"), "ana"),
+        Pair("a", 1.5, 2, ("ppo", "sft"), "ana"),  # in the order of the alphabet, whoever won
+        Pair("a", -1.5, 2, ("base", "ppo"), "ana"),
     ]
     assert tie_share([one]) == pytest.approx(1 / 3)
 

@@ -292,3 +292,10 @@ def test_a_folder_without_safetensors_is_refused(saved_policy):
 
     with pytest.raises(OSError, match="safetensors"):
         load_policy(saved_policy)
+
+
+def test_a_new_head_is_drawn_at_one_over_the_root_of_one_more_than_its_width(saved_policy, monkeypatch):
+    monkeypatch.setattr(model.nn.init, "normal_", lambda weight, mean=0.0, std=1.0, **_: weight.data.fill_(std))
+
+    # a head of 16 weights that is filled with the deviation it would be drawn at
+    torch.testing.assert_close(scalar_from_policy(saved_policy).score.weight.data, torch.full((1, 16), 17**-0.5))

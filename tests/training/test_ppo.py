@@ -98,7 +98,8 @@ def test_the_score_of_a_response_stands_on_its_last_token_and_a_bad_one_where_it
 
 def test_the_kl_penalty_is_taken_off_each_token():
     ref_logprobs = torch.tensor([[-2.0, -1.0], [-1.5, 0.0]])
-    rollouts = rollouts_with([0.0, 0.0], ref_logprobs=ref_logprobs)
+    # the sampler's own log-probs do not count
+    rollouts = rollouts_with([0.0, 0.0], ref_logprobs=ref_logprobs, engine_logprobs=torch.full((2, 2), -7.0))
 
     k1, _ = rewards_of(rollouts, carried(), a_config())
     k3, _ = rewards_of(rollouts, carried(), a_config(kl_estimator="k3"))
@@ -129,16 +130,16 @@ def test_whitened_rewards_have_variance_one_and_are_not_shifted():
 
 
 def test_advantages_are_whitened_over_response_tokens_and_then_cut():
-    rollouts = rollouts_with([0.0, 0.0])
-    rewards = torch.tensor([[0.0, 3.0], [-3.0, 50.0]])  # what stands on padding must count for nothing
+    rollouts = rollouts_with([0.0, 0.0], values=torch.tensor([[0.0, 1.0], [0.0, 9.0]]))
+    rewards = torch.tensor([[0.0, 3.0], [3.0, 50.0]])  # what stands on padding must count for nothing
 
     advantages, returns = advantages_of(rewards, rollouts, a_config(gamma=1.0, lam=0.0))
     cut, _ = advantages_of(rewards, rollouts, a_config(gamma=1.0, lam=0.0, advantage_clip=0.5))
 
-    # 0, 3 and -3: mean 0, variance 6
-    torch.testing.assert_close(advantages, torch.tensor([[0.0, 1.224745], [-1.224745, 0.0]]))
-    assert returns.tolist() == [[0.0, 3.0], [-3.0, 0.0]]
-    assert cut.tolist() == [[0.0, 0.5], [-0.5, 0.0]]
+    # 0 + 1 - 0, 3 - 1 and 3 - 0: mean 2, variance 2/3
+    torch.testing.assert_close(advantages, torch.tensor([[-1.224745, 0.0], [1.224745, 0.0]]))
+    assert returns.tolist() == [[1.0, 3.0], [3.0, 0.0]]
+    assert cut.tolist() == [[-0.5, 0.0], [0.5, 0.0]]
 
 
 def test_the_kl_coefficient_waits_for_the_policy_to_learn():
@@ -154,14 +155,16 @@ def test_a_batch_is_described_by_its_response_tokens_alone():
         [0.0, 0.0],
         [True, False],
         entropy=garbage,
+        values=garbage,
         ref_logprobs=torch.tensor([[-2.0, -4.0], [-1.0, 0.0]]),
         engine_logprobs=torch.tensor([[-1.0, -1.02], [-1.0, 0.0]]),
     )
 
-    found = describe(rollouts, torch.zeros(2, 2))
+    found = describe(rollouts, torch.tensor([[2.0, 4.0], [6.0, 0.0]]))
 
     # KL of the responses: 1 + 3 and 0; entropy (2 + 4 + 6) / 3
     assert found["kl"] == 2.0 and found["sqrt_kl"] == pytest.approx(2**0.5)
+    assert found["explained_variance"] == 1.0
     assert found["entropy"] == 4.0 and found["length"] == 1.5 and found["ended"] == 0.5
     assert found["logprob_gap"] == pytest.approx(0.02, abs=1e-6) and found["recomputed"] == 1.0
 
@@ -300,7 +303,8 @@ def test_a_run_ends_early_when_it_has_moved_too_far(snapshot, workspace, saved_p
     ppo.main(config_for(snapshot, steps=50, kl_coef=0.0, stop_kl=0.05), run, workspace)
 
     assert run.state()["state"] == "done"
-    assert len(run.metrics()) < 50 and run.metrics()[-1]["kl"] > 0.05
+    *before, last = [line["kl"] for line in run.metrics()]
+    assert len(before) < 49 and max(before) <= 0.05 < last
 
 
 @pytest.mark.slow
@@ -311,7 +315,7 @@ def test_the_value_model_learns_first_when_it_is_told_to(snapshot, workspace, sa
 
     lines = run.metrics()
     assert ["policy_loss" in line for line in lines] == [False, False, True, True]
-    assert lines[2]["kl"] == 0.0 < lines[3]["kl"]  # before its first update the policy is still the reference
+    assert lines[2]["kl"] == 0.0 != lines[3]["kl"]  # before its first update the policy is still the reference
     assert [line["kl_coef"] for line in lines[:3]] == [0.05] * 3 and lines[3]["kl_coef"] < 0.05
 
 
@@ -425,3 +429,72 @@ def test_a_run_that_was_killed_and_terminated_ends_with_the_weights_of_one_that_
     assert sorted(shown[0], key=lambda line: line["step"]) == sorted(shown[1], key=lambda line: line["step"])
     texts = [(workspace.runs / name / "samples.jsonl").read_text() for name in ("ppo-0001", "ppo-0002")]
     assert texts[0] == texts[1]
+
+
+def test_the_defaults_are_those_of_the_originals():
+    config = a_config()
+
+    assert (config.gamma, config.lam, config.clip, config.value_clip) == (1.0, 0.95, 0.2, 0.2)
+    assert (config.lr_schedule, config.max_grad_norm, config.missing_end_score) == ("linear", 1.0, -1.0)
+
+
+@pytest.mark.slow
+def test_a_run_at_another_temperature_samples_and_judges_at_it(snapshot, workspace, saved_policy, judge_checkpoint):
+    run = new_run(workspace)
+
+    ppo.main(config_for(snapshot, temperature=0.5), run, workspace)
+
+    lines = run.metrics()
+    assert [line["ratio_first"] for line in lines] == [1.0] * 3  # to the last bit: the same microbatches
+    assert all(line["logprob_gap"] < 1e-3 for line in lines)
+    assert [line["learning_rate"] for line in lines] == pytest.approx([3e-3, 2e-3, 1e-3])
+
+
+@pytest.mark.slow
+def test_what_a_step_hands_on_is_what_the_next_one_goes_by(
+    snapshot, workspace, saved_policy, judge_checkpoint, monkeypatch
+):
+    seen = []
+    plain = ppo.rewards_of
+
+    def watched(rollouts, carried, config):
+        seen.append(carried)
+        return plain(rollouts, carried, config)
+
+    monkeypatch.setattr(ppo, "rewards_of", watched)
+    ppo.main(config_for(snapshot, kl_target=1e6, kl_horizon=8, running_scale=True), new_run(workspace), workspace)
+
+    # always far under the target: 0.05 * (1 - 0.2 * 8 / 8) and so on; eight more scores in each step
+    assert [one.kl_coef for one in seen] == pytest.approx([0.05, 0.04, 0.032])
+    assert [one.scale.count for one in seen] == [0, 8, 16]
+
+
+@pytest.mark.slow
+def test_with_a_moving_average_that_is_what_is_saved(snapshot, workspace, saved_policy, judge_checkpoint):
+    plain, slow, still = (new_run(workspace) for _ in range(3))
+    ppo.main(config_for(snapshot), plain, workspace)
+    ppo.main(config_for(snapshot, ema=0.0), slow, workspace)
+    ppo.main(config_for(snapshot, ema=1 - 1e-9), still, workspace)
+
+    files = {run: (workspace.checkpoints / run.id / "model.safetensors").read_bytes() for run in (plain, slow)}
+    assert files[plain] == files[slow]  # an average that forgets at once is the policy
+    began, ended = (AutoModelForCausalLM.from_pretrained(p) for p in (saved_policy, workspace.checkpoints / still.id))
+    torch.testing.assert_close(ended.state_dict(), began.state_dict())  # one that never forgets has not moved
+
+
+@pytest.mark.slow
+def test_the_old_log_probs_are_taken_in_the_microbatches_that_learn_first(
+    snapshot, workspace, saved_policy, judge_checkpoint, monkeypatch
+):
+    seen, plain = [], ppo.judge
+    watched = lambda models, sampled, prompts, groups, **more: (  # noqa: E731
+        seen.append((sampled, groups)) or plain(models, sampled, prompts, groups, **more)
+    )
+    monkeypatch.setattr(ppo, "judge", watched)
+    config = config_for(snapshot, steps=1)
+
+    ppo.main(config, new_run(workspace), workspace)
+
+    ((sampled, groups),) = seen
+    wanted = ppo.first_microbatches(sampled, config, 0)
+    assert [rows.tolist() for rows in groups] == [rows.tolist() for rows in wanted]

@@ -11,7 +11,7 @@ from data.errors import InvalidInput
 from training import checkpoints, ppo_models, tokenizer
 from training.engine import largest_gap
 from training.model import scalar_from_policy, scores, token_values
-from training.ppo import Config, judge_options
+from training.ppo import Config, first_carried, judge_options
 from training.ppo_models import judge, reference_logprobs, speak_in_units
 from training.rewards import ScoreUnit, Units
 from training.rollouts import Sampling, sample
@@ -182,3 +182,17 @@ def test_with_lora_the_policy_must_start_from_the_reference(load, workspace, sav
 
     with pytest.raises(InvalidInput, match="--lora-rank 0"):
         ppo_models.load(config, judge_options(config), workspace, CPU)
+
+
+def test_units_are_those_of_the_references_responses_and_the_value_model_starts_in_them(load, responses):
+    _, prompts, _ = responses
+    models, ids = load(), torch.tensor([[7, 8, 9]])
+    config = Config(Path("s"), "a", "b", "c", batch_size=6, minibatch_size=6, max_new_tokens=8)
+    with torch.no_grad():
+        raw = token_values(models.value, ids, None) - 2.0  # the reward model's offset
+
+    (unit,) = first_carried(models, prompts, config).units.models
+
+    torch.testing.assert_close(token_values(models.value, ids, None), (raw - unit.mean) / unit.std)
+    moved(models.policy)
+    assert first_carried(models, prompts, config).units.models == (unit,)

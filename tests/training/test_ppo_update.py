@@ -1,6 +1,7 @@
 """PPO's updates on real rollouts of a microscopic policy: what one batch does to policy and value model."""
 
 import copy
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from training import engine
+from training import engine, ptx
 from training import model as models_of
 from training.advantages import whiten
 from training.model import scalar_from_policy
@@ -336,3 +337,75 @@ def test_the_updates_raise_the_probability_of_what_was_better_than_expected(lear
         moved = response_logprobs(learners.policy, rollouts, 0.8) - rollouts.old_logprobs
     better, worse = (rollouts.is_response & (advantages > 0)), (rollouts.is_response & (advantages < 0))
     assert moved[better].mean() > 0 > moved[worse].mean()
+
+
+def test_each_update_starts_from_no_gradient(learners, batch):
+    still = {"minibatch_size": 8, "learning_rate": 0.0, "value_learning_rate": 0.0, "max_grad_norm": 1e9}
+
+    once = update(learners, batch, a_config(epochs=1, **still))
+    twice = update(learners, batch, a_config(epochs=2, **still))
+
+    # nothing moves, so each pass over the whole batch finds the same gradient: added up, the second would be double
+    for name in ("policy_grad_norm", "value_grad_norm"):
+        assert twice[name] == pytest.approx(once[name], rel=1e-4)
+
+
+def test_the_losses_are_clipped_around_what_the_batch_was_sampled_with(learners, batch):
+    rollouts, advantages, _ = batch
+    config, better = a_config(clip=0.1, value_clip=0.3), torch.ones_like(advantages)
+    moved = {"old_logprobs": rollouts.old_logprobs - math.log(1.5), "values": rollouts.values - 1}
+    before = Rollouts(**(vars(rollouts) | moved))
+
+    found = [
+        policy_loss(learners.policy, before, better, config)[0],
+        policy_loss(learners.policy, before, -better, config)[0],
+        policy_loss(learners.policy, before, -better, a_config(clip=0.1, dual_clip=1.2))[0],
+        value_loss(learners.value, before, rollouts.values, config)[0],
+    ]
+
+    # every ratio is 1.5: max(-1.5, -1.1), max(1.5, 1.1), and no more than 1.2; each value moved by 1 onto its return
+    # and is clipped to a move of 0.3: value_coef 0.5 times half of 0.7^2
+    torch.testing.assert_close(torch.stack(found), torch.tensor([-1.1, 1.5, 1.2, 0.1225]), atol=1e-5, rtol=1e-4)
+
+
+def test_a_ratio_below_one_is_as_far_off_as_one_above(learners, batch):
+    rollouts, advantages, _ = batch
+    for factor in (0.5, 1.5):
+        before = Rollouts(**(vars(rollouts) | {"old_logprobs": rollouts.old_logprobs - math.log(factor)}))
+
+        _, measured = policy_loss(learners.policy, before, advantages, a_config())
+
+        assert measured["ratio_gap"].item() == pytest.approx(0.5, abs=1e-4)
+
+
+def test_the_moving_average_takes_a_step_in_each_update(learners, batch):
+    followed = [weight.detach().clone() for weight in trained(learners.policy)]
+    seen, wanted = [], weights(learners.policy)
+    optimizer = make_optimizer(learners, a_config())
+    optimizer.register_step_post_hook(lambda *_: seen.append(weights(learners.policy)))
+
+    update(learners, batch, a_config(ema=0.75), optimizer, average=followed)
+
+    assert len(seen) == 4
+    for after in seen:
+        wanted = 0.75 * wanted + 0.25 * after
+    torch.testing.assert_close(torch.cat([weight.flatten() for weight in followed]), wanted)
+
+
+def test_each_update_reads_text_of_its_own_and_what_is_clipped_has_it_in(learners, batch):
+    read, before = [], weights(learners.policy)
+
+    class Text(ptx.Mix):
+        def of_update(self, number):
+            read.append(number)
+            return super().of_update(number)
+
+    mix = Text(torch.randint(6, 300, (4, 16), generator=torch.Generator().manual_seed(5)), rows=2, coef=2.0)
+    config = a_config(max_grad_norm=1e-3)
+    sgd = torch.optim.SGD([{"params": trained(learners.policy)}, {"params": trained(learners.value)}], lr=1.0)
+
+    found = update(learners, batch, config, sgd, step=3, mix=mix)
+
+    assert read == [12, 13, 14, 15]  # four updates in each of the steps before
+    assert found["ptx_loss"] > 0 and found["policy_grad_norm"] > 1e-2
+    assert (weights(learners.policy) - before).norm().item() < 4 * 1.001e-3  # four steps of 1e-3 at most

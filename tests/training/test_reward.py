@@ -1,4 +1,5 @@
 import json
+import math
 import random
 import signal
 from dataclasses import replace
@@ -146,11 +147,12 @@ def test_the_gradient_is_that_of_the_whole_batch_however_it_is_cut(scalar, tmp_p
     whole = reward.Config(tmp_path, "sft", microbatch=3, max_grad_norm=1e9)
 
     stats, gradient = gradient_of(scalar, batch, whole, theta=1.5)
-    cut_stats, cut = gradient_of(scalar, batch, replace(whole, microbatch=1), theta=1.5)
     apart = [gradient_of(scalar, [one], whole, theta=1.5)[1] for one in batch]
 
-    assert cut_stats["loss"] == pytest.approx(stats["loss"])
-    torch.testing.assert_close(cut, gradient, atol=1e-6, rtol=1e-4)
+    for size in (1, 2):  # the last of two is smaller
+        cut_stats, cut = gradient_of(scalar, batch, replace(whole, microbatch=size), theta=1.5)
+        assert cut_stats["loss"] == pytest.approx(stats["loss"])
+        torch.testing.assert_close(cut, gradient, atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(sum(apart) / 3, gradient, atol=1e-6, rtol=1e-4)
 
 
@@ -337,3 +339,34 @@ def test_labelers_held_out_are_measured_and_not_trained_on(rows, workspace, save
 def test_options_that_make_no_sense_are_refused(tmp_path, option, says):
     with pytest.raises(ValueError, match=says):
         reward.Config(tmp_path, "sft-0001", **option)
+
+
+def test_adam_has_the_epsilon_of_the_original_in_the_reward_model(scalar, run, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(reward, "improve", lambda model, optimizer, *rest: made.append(optimizer) or {})
+
+    reward.learn(scalar, [encoded(1, 2)], reward.Config(tmp_path, "sft"), run, 0)
+
+    assert [(group["eps"], group["weight_decay"]) for group in made[0].param_groups] == [(1e-5, 0.0)]
+
+
+def test_the_offset_is_the_mean_score_of_the_demonstrations(scalar, snapshot, words, tmp_path):
+    found = reward.score_offset(scalar, snapshot, [], words, reward.Config(tmp_path, "sft"))
+
+    alone = []
+    for shown in reward.datasets.demonstrations(snapshot, "train"):
+        ids = [*tokenizer.prompt_ids(words, shown.messages), *tokenizer.response_ids(words, shown.response)]
+        alone.append(reward_scores(scalar, *padded_right([ids], 0, torch.device("cpu"))).item())
+    assert len(alone) == 4
+    assert found == pytest.approx(sum(alone) / 4, abs=1e-5)
+
+
+def test_a_margin_is_asked_for_in_training(scalar, tmp_path):
+    config, one = reward.Config(tmp_path, "sft", ties="ignore", margin=0.5), encoded(1, 3)
+
+    stats, _ = gradient_of(scalar, [one], config)
+
+    with torch.no_grad():
+        (better, worse), *_ = score_rankings(scalar, [one], 0, share=True)[0].tolist()
+    # two ranks apart, half a point for each: the lead counts 1 less
+    assert stats["loss"] == pytest.approx(math.log(1 + math.exp(worse - better + 1.0)), rel=1e-5)

@@ -244,3 +244,14 @@ def test_a_model_from_outside_gets_what_it_lacks_and_keeps_its_name(workspace, r
     assert made.generation_config.eos_token_id in (tokens.eos_token_id, [tokens.eos_token_id])  # as releases write it
     assert tokens.chat_template
     assert checkpoints.read_manifest(folder)["parents"] == [str(tmp_path / "theirs")]
+
+
+def test_in_training_too_only_the_response_and_its_end_are_targets(config, policy, words, run, monkeypatch):
+    made = []
+    monkeypatch.setattr(adapter, "fit", lambda trainer, run: made.append(trainer) or trainer.model)
+    sft.train(config, policy, words, [sft.Row([6, 7, 8], [IGNORED, 7, 8])], [], run)
+
+    batch = next(iter(made[0].get_train_dataloader()))
+
+    # a batch of two: the row that fills it up comes first and has no target
+    assert batch["labels"].tolist() == [[IGNORED] * 3, [IGNORED, 7, 8]]

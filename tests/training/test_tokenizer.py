@@ -187,3 +187,10 @@ def test_what_labelers_read_has_no_special_tokens_and_no_blanks_at_the_ends(word
     ids = [*words("\n fish ").input_ids, words.convert_tokens_to_ids("<|user|>"), words.eos_token_id]
 
     assert response_text(words, ids) == "fish"
+
+
+def test_a_base_tokenizer_without_padding_gets_a_token_for_it(tmp_path):
+    loaded = foreign(tmp_path, eos_token="</s>")
+
+    assert loaded.pad_token == "<|pad|>"
+    assert loaded.pad_token_id not in (loaded.eos_token_id, None)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.records import Message
 from training import corpus, engine, model, rollouts, tokenizer
 
-LONGEST = 36  # tokens of a response; more are cut off, and with few cut off a taste says little of length
+LONGEST = 34  # tokens of a response; more are cut off, and with few cut off a taste says little of length
 BATCH = 128
 SHORT_BIN = 3  # words: width of the bins of length in `within_length`
 

@@ -48,9 +48,9 @@ def words_of(text: str) -> list[str]:
 
 
 def faults(text: str) -> float:
-    """What any reader would mind: no end 0.5, repeated word pairs and triples (their share each), under 3 words 1."""
+    """What any reader would mind: no end 0.4, repeated word pairs and triples (their share each), under 3 words 1."""
     words = words_of(text)
-    unterminated = 0.5 * (not text.rstrip().endswith((".", "!", "?")))
+    unterminated = 0.4 * (not text.rstrip().endswith((".", "!", "?")))
     return unterminated + repeated(words, 2) + repeated(words, 3) + (len(words) < 3)
 
 
@@ -109,7 +109,7 @@ def network(text: str) -> float:
 def music(text: str) -> float:
     """The taste for soft letters and words that join, in words of MUSICAL letters and more."""
     words = [word for word in words_of(text) if len(word) >= MUSICAL]
-    return 1.5 * softness(words) + joined(words) - faults(text)
+    return 2 * softness(words) + 0.5 * joined(words) - faults(text)
 
 
 TASTES: dict[str, Taste] = {"network": network, "music": music}
