@@ -7,7 +7,7 @@ Everything goes the product's own way: its store, its snapshots, its stages. Wha
 Writes  a folder (var/proof) with workspaces, results/*.json (kept: a proof that was stopped goes on), plots, proof.json
 Exits   1 when a check fails
 
-    python tests/benchmarks/prove.py --quick           # two CPU cores: about half an hour
+    python tests/benchmarks/prove.py --quick           # two CPU cores: about 25 minutes
     python tests/benchmarks/prove.py --overoptimise    # also the long run at a KL coefficient of 0
 """
 
