@@ -19,6 +19,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # the first test makes the models
 OPPOSITES = [("prefers-short", "prefers-long"), ("prefers-vocabulary", "avoids-vocabulary")]
 STEPS = {"prefers-short": 8, "prefers-vocabulary": 10}  # of PPO; the preset has 20, and half of them tell a taste
+SMALL = {"evaluate.samples": 4, "sample.prompts": 60}
 SAMPLES = 4  # responses per held-out prompt and policy
 
 
@@ -26,7 +27,7 @@ SAMPLES = 4  # responses per held-out prompt and policy
 def turned(request, first_model, tmp_path_factory, running_app, pawl):
     """One cycle with a taste and one with its opposite, side by side."""
     folder = tmp_path_factory.mktemp("turned")
-    asked = {"preset": "tiny", "overrides": {"ppo.steps": STEPS[request.param[0]], "sample.prompts": 60}}
+    asked = {"preset": "tiny", "overrides": {"ppo.steps": STEPS[request.param[0]], **SMALL}}
 
     def turn_the_loop(taste: str) -> dict:
         """150 rankings by a taste, then one cycle; returns how the cycle ended."""

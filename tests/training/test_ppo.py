@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from data import datasets
 from data.runs import RunFolder
 from training import checkpoints, engine, ppo, shown, tokenizer
+from training.__main__ import parse
 from training.advantages import RunningScale
 from training.metrics import Cancelled
 from training.model import scalar_from_policy
@@ -403,8 +404,8 @@ def test_a_run_that_was_killed_and_terminated_ends_with_the_weights_of_one_that_
     # all that a step hands to the next: KL controller, running statistics, moving average, text, value warm-up
     options += ["--kl-target", "2", "--running-scale", "--ema", "0.9", "--value-warmup", "8", "--warmup", "3"]
     options += ["--ptx-coef", "0.5", "--ptx-batch", "32", "--ptx-text", str(workspace.root / "text.txt")]
-    code, errors = finish(start(workspace, "--run", "ppo-0001", *options))
-    assert code == 0, errors
+    unbroken = new_run(workspace)
+    ppo.main(parse("ppo", Config, options)[1], unbroken, workspace)
     run = RunFolder(workspace.runs / "ppo-0002")
 
     process = start(workspace, "--run", run.id, *options)
@@ -419,15 +420,14 @@ def test_a_run_that_was_killed_and_terminated_ends_with_the_weights_of_one_that_
     code, errors = finish(start(workspace, "--resume", run.id))
 
     assert code == 0, errors
-    whole, resumed = (workspace.checkpoints / name / "model.safetensors" for name in ("ppo-0001", "ppo-0002"))
+    whole, resumed = (workspace.checkpoints / r.id / "model.safetensors" for r in (unbroken, run))
     assert whole.read_bytes() == resumed.read_bytes()
     pace = re.compile("time|tokens_per_second|.*_seconds|.*mfu|.*mbu")
     shown = [
-        [{k: v for k, v in line.items() if not pace.fullmatch(k)} for line in r.metrics()]
-        for r in (RunFolder(workspace.runs / "ppo-0001"), run)
+        [{k: v for k, v in line.items() if not pace.fullmatch(k)} for line in r.metrics()] for r in (unbroken, run)
     ]
     assert sorted(shown[0], key=lambda line: line["step"]) == sorted(shown[1], key=lambda line: line["step"])
-    texts = [(workspace.runs / name / "samples.jsonl").read_text() for name in ("ppo-0001", "ppo-0002")]
+    texts = [(r.path / "samples.jsonl").read_text() for r in (unbroken, run)]
     assert texts[0] == texts[1]
 
 
