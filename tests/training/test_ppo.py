@@ -454,19 +454,24 @@ def test_a_run_at_another_temperature_samples_and_judges_at_it(snapshot, workspa
 def test_what_a_step_hands_on_is_what_the_next_one_goes_by(
     snapshot, workspace, saved_policy, judge_checkpoint, monkeypatch
 ):
-    seen = []
-    plain = ppo.rewards_of
+    seen, told, run = [], [], new_run(workspace)
 
     def watched(rollouts, carried, config):
         seen.append(carried)
-        return plain(rollouts, carried, config)
+        return rewards_of(rollouts, carried, config)
+
+    def told_of(kl_coef, kl, config, step):
+        told.append(kl)
+        return next_kl_coef(kl_coef, kl, config, step)
 
     monkeypatch.setattr(ppo, "rewards_of", watched)
-    ppo.main(config_for(snapshot, kl_target=1e6, kl_horizon=8, running_scale=True), new_run(workspace), workspace)
+    monkeypatch.setattr(ppo, "next_kl_coef", told_of)
+    ppo.main(config_for(snapshot, kl_target=1e6, kl_horizon=8, running_scale=True), run, workspace)
 
     # always far under the target: 0.05 * (1 - 0.2 * 8 / 8) and so on; eight more scores in each step
     assert [one.kl_coef for one in seen] == pytest.approx([0.05, 0.04, 0.032])
     assert [one.scale.count for one in seen] == [0, 8, 16]
+    assert told == pytest.approx([line["kl"] for line in run.metrics()])  # per response, as its target is
 
 
 @pytest.mark.slow

@@ -350,6 +350,17 @@ def test_adam_has_the_epsilon_of_the_original_in_the_reward_model(scalar, run, t
     assert [(group["eps"], group["weight_decay"]) for group in made[0].param_groups] == [(1e-5, 0.0)]
 
 
+def test_each_epoch_reads_every_ranking_once_in_an_order_of_its_own(scalar, run, tmp_path, monkeypatch):
+    read, batch = [], [encoded(1, 2, prompt=(number,)) for number in range(3, 11)]
+    monkeypatch.setattr(reward, "improve", lambda model, optimizer, part, *rest: read.extend(part) or {})
+
+    reward.learn(scalar, batch, reward.Config(tmp_path, "sft", batch_size=2, epochs=2), run, 0)
+
+    first, second = ([ranking.prompt[0] for ranking in read[start : start + 8]] for start in (0, 8))
+    assert sorted(first) == sorted(second) == list(range(3, 11))
+    assert first != second
+
+
 def test_the_offset_is_the_mean_score_of_the_demonstrations(scalar, snapshot, words, tmp_path):
     found = reward.score_offset(scalar, snapshot, [], words, reward.Config(tmp_path, "sft"))
 
