@@ -491,10 +491,12 @@ def test_with_a_moving_average_that_is_what_is_saved(snapshot, workspace, saved_
 def test_the_old_log_probs_are_taken_in_the_microbatches_that_learn_first(
     snapshot, workspace, saved_policy, judge_checkpoint, monkeypatch
 ):
-    seen, plain = [], ppo.judge
-    watched = lambda models, sampled, prompts, groups, **more: (  # noqa: E731
-        seen.append((sampled, groups)) or plain(models, sampled, prompts, groups, **more)
-    )
+    seen, judge = [], ppo.judge
+
+    def watched(models, sampled, prompts, groups, **more):
+        seen.append((sampled, groups))
+        return judge(models, sampled, prompts, groups, **more)
+
     monkeypatch.setattr(ppo, "judge", watched)
     config = config_for(snapshot, steps=1)
 
