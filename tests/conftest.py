@@ -96,30 +96,38 @@ def _pawl(*arguments: object) -> str:
 
 
 @pytest.fixture(scope="session")
-def first_model(tmp_path_factory, worker_id) -> Path:
+def first_model(first_workspace) -> Path:
     """A workspace whose first model is made by the embedded default, and whose samples wait to be ranked. Copy it.
 
     While working on a test, $PAWL_FIRST_MODEL may name one that was made before, to save its two minutes.
     """
-    return _first_model(tmp_path_factory, worker_id)
+    return _first_model(first_workspace)
+
+
+@pytest.fixture(scope="session")
+def first_workspace(tmp_path_factory, worker_id) -> Path:
+    """Where the first model is made. One place for all test processes, found before a thread is begun: pytest makes
+    its folders without a lock."""
+    if made := os.environ.get("PAWL_FIRST_MODEL"):
+        return Path(made)
+    base = tmp_path_factory.getbasetemp()
+    return (base if worker_id == "master" else base.parent) / "first-model"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def first_model_in_the_making(request, tmp_path_factory, worker_id) -> Iterator[None]:
+def first_model_in_the_making(request, first_workspace) -> Iterator[None]:
     """Begin to make the first model when a chosen test needs it, so that none of them waits for it."""
     if any("first_model" in item.fixturenames for item in request.session.items):
-        threading.Thread(target=_first_model, args=(tmp_path_factory, worker_id), daemon=True).start()
+        threading.Thread(target=_first_model, args=(first_workspace,), daemon=True).start()
     yield
     for process in _running:  # the tests were cut short
         process.terminate()
 
 
-def _first_model(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+def _first_model(workspace: Path) -> Path:
     """Made once, whichever of the test processes comes first; the others wait."""
-    if made := os.environ.get("PAWL_FIRST_MODEL"):
-        return Path(made)
-    base = tmp_path_factory.getbasetemp()
-    workspace = (base if worker_id == "master" else base.parent) / "first-model"
+    if "PAWL_FIRST_MODEL" in os.environ:
+        return workspace
     with FileLock(f"{workspace}.lock"):
         if not (workspace / "made").exists():
             shutil.rmtree(workspace, ignore_errors=True)  # another process may have ended before it was made
