@@ -35,7 +35,6 @@ from data.runs import RunFolder
 from data.workspace import Workspace
 
 STAGES = ("pretrain", "sft", "reward", "ppo", "evaluate", "sample", "cycle")
-SHARDED = ("pretrain", "sft")  # stages that can divide a model's weights among processes
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,10 @@ def begin(name: str, kind: type, arguments: list[str]) -> tuple[Common, Any, Run
 
     if parallel.launched() > 1 and name == "cycle":
         raise InvalidInput("cycle starts its stages itself: leave torchrun to its --launch. Nothing was done.")
-    if name not in SHARDED and (parallel.configured("FSDP") or parallel.configured("DEEPSPEED")):
+    if name != "sft" and parallel.configured("DEEPSPEED"):
         raise InvalidInput(
-            f"{name} keeps its models whole in each process, and accelerate's configuration asks for them to be "
-            f"divided. Start {name} by torchrun, or with a configuration of type MULTI_GPU. Nothing was done."
+            f"accelerate's configuration asks for DeepSpeed, and {name} cannot divide its models that way. Start it "
+            "with a configuration of type FSDP, fsdp_version 2, or with torchrun. Nothing was done."
         )
     common, config = parse(name, kind, arguments)
     workspace = Workspace.at(common.workspace)
@@ -107,6 +106,7 @@ def prepare_process() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # else process 0 alone would load weights from checkpoints
     import torch
 
     from training.metrics import catch_stop_signal

@@ -29,7 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.errors import InvalidInput, NotFound
 from data.runs import RunFolder, write_whole
 from data.workspace import Workspace
-from training import lora, parallel
+from training import lora, parallel, sharding
 
 MANIFEST = "pawl.json"
 STATES_KEPT = 2
@@ -214,13 +214,20 @@ def save_state(
     that goes on must load them from where it got them first.
     """
 
+    weights = {
+        name: _to_save(_trainable(model))
+        for name, model in models.items()
+        if only_trainable or sharding.is_divided(model)
+    }
+    learned = {name: _to_save(optimizer.state_dict()) for name, optimizer in optimizers.items()}
+
     def fill(folder: Path) -> None:
         for name, model in models.items():
-            if only_trainable:
-                save_file(_trainable(model), folder / f"{name}{TRAINABLE}")
+            if name in weights:
+                save_file(weights[name], folder / f"{name}{TRAINABLE}")
             else:
                 save_model(model, str(folder / f"{name}.safetensors"))
-        torch.save({name: optimizer.state_dict() for name, optimizer in optimizers.items()}, folder / "optimizers.pt")
+        torch.save(learned, folder / "optimizers.pt")
         torch.save(_random_states(), folder / "random.pt")
         (folder / "state.json").write_text(
             json.dumps({"step": step, "python_random": random.getstate(), "extra": dict(extra)})
@@ -256,7 +263,7 @@ def load_state(
             load_model(model, str(folder / f"{name}.safetensors"))
     saved = torch.load(folder / "optimizers.pt", weights_only=True)
     for name, optimizer in optimizers.items():
-        optimizer.load_state_dict(saved[name])
+        optimizer.load_state_dict(_divided_again(saved[name], optimizer))
     _restore_random(torch.load(folder / "random.pt", weights_only=True))
     state = json.loads((folder / "state.json").read_text())
     kind, numbers, gauss = state["python_random"]
@@ -280,7 +287,29 @@ def _load_trainable(module: nn.Module, path: Path) -> None:
             "it was saved with other LoRA options. Nothing was changed; go on with the options of that run."
         )
     for name, tensor in found.items():
-        expected[name].copy_(tensor)
+        expected[name].copy_(sharding.piece_of(tensor, expected[name]))
+
+
+def _to_save(state: Any) -> Any:
+    """The same nest of dicts and lists with `sharding.to_save` of its tensors. All processes must ask."""
+    if isinstance(state, dict):
+        return {name: _to_save(part) for name, part in state.items()}
+    if isinstance(state, list):
+        return [_to_save(part) for part in state]
+    return sharding.to_save(state) if isinstance(state, Tensor) else state
+
+
+def _divided_again(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's saved state with what belongs to a divided parameter divided like it."""
+    parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
+    divided = {
+        place: {
+            name: sharding.piece_of(part, parameters[place]) if isinstance(part, Tensor) else part
+            for name, part in parts.items()
+        }
+        for place, parts in state["state"].items()
+    }
+    return {**state, "state": divided}
 
 
 def _states(run_path: Path) -> list[Path]:

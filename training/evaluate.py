@@ -40,7 +40,7 @@ from data import datasets, snapshots
 from data.errors import InvalidInput
 from data.runs import RunFolder
 from data.workspace import Workspace
-from training import checkpoints, corpus, parallel, tokenizer
+from training import checkpoints, corpus, parallel, sharding, tokenizer
 from training.engine import generator_at
 from training.metrics import Cancelled, Progress
 from training.model import load_policy, load_scalar
@@ -132,11 +132,11 @@ def measure(config: Config, workspace: Workspace, progress: Progress) -> dict[st
     paths = {name: checkpoints.resolve(called, workspace) for name, called in given.items() if called is not None}
     tokens = shared_tokenizer(paths)
     prompts = heldout_prompts(config, tokens)
-    reward_model = load_scalar(paths["reward"]).to(device).eval()
-    judge = load_scalar(paths["judge"]).to(device).eval() if "judge" in paths else reward_model
+    reward_model = sharding.place(load_scalar(paths["reward"]).eval(), device)
+    judge = sharding.place(load_scalar(paths["judge"]).eval(), device) if "judge" in paths else reward_model
     judges = Judges(reward_model, judge, tokens)
-    policy = load_policy(paths["policy"], tokens).to(device).eval()
-    parent = load_policy(paths["parent"], tokens).to(device).eval()
+    policy = sharding.place(load_policy(paths["policy"], tokens).eval(), device)
+    parent = sharding.place(load_policy(paths["parent"], tokens).eval(), device)
     new = answer(policy, judges, prompts, config, "policy")
     step_done(progress, 1)
     old = answer(parent, judges, prompts, config, "parent")
@@ -146,7 +146,7 @@ def measure(config: Config, workspace: Workspace, progress: Progress) -> dict[st
     )
     step_done(progress, 3)
     base_path = paths["parent"] if config.base is None else checkpoints.resolve(config.base, workspace)
-    base = parent if config.base is None else load_policy(base_path).to(device).eval()
+    base = parent if config.base is None else sharding.place(load_policy(base_path).eval(), device)
     metrics = compare(new, old, config) | {"kl": ratio.sum(1).mean().item()}
     metrics |= tax(policy, base, tokens, tokenizer.load(base_path), paths["policy"], workspace)
     step_done(progress, 4)
@@ -337,8 +337,10 @@ def tax(
 ) -> dict[str, float]:
     """Bits per byte of held-out text before and after, and the relative rise."""
     texts = corpus.heldout_texts(policy_path, workspace.checkpoints)
-    after = corpus.heldout_bits_per_byte(policy, tokens, texts)
-    before = corpus.heldout_bits_per_byte(base, base_tokens, texts)
+    with sharding.gathered(policy) as whole:
+        after = corpus.heldout_bits_per_byte(whole, tokens, texts)
+    with sharding.gathered(base) as whole:
+        before = corpus.heldout_bits_per_byte(whole, base_tokens, texts)
     return {"bits_per_byte": after, "bits_per_byte_before": before, "tax": after / before - 1}
 
 

@@ -32,6 +32,7 @@ from transformers import (
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from training.sharding import through
 from training.tokenizer import separator_id
 
 # Logits held at once; beyond it they are made in slices, and made again in the backward pass. 2^24 fp32 are 64 MiB.
@@ -123,9 +124,7 @@ def positions_of(attention_mask: Tensor) -> Tensor:
 
 def token_values(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
     """(batch, tokens) the scalar head's number at every token, in fp32; meaningless on padding."""
-    hidden = model.base_model(**_inputs(input_ids, attention_mask)).last_hidden_state
-    with torch.autocast(hidden.device.type, enabled=False):  # bf16 would keep three digits of the number
-        return model.score(hidden.float()).squeeze(-1)
+    return through(model, _token_values, input_ids, attention_mask)
 
 
 def scores(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -160,7 +159,7 @@ def logprobs_at(
     positions alone, at most MAX_LOGITS at once, so that no (batch, tokens, vocabulary) tensor ever exists. (Models that
     rescale their logits after the head are asked for those of the columns in which any row has a target.)
     """
-    return _at(model, input_ids, attention_mask, is_target, temperature, _logprobs)[0]
+    return through(model, _at, input_ids, attention_mask, is_target, temperature, _logprobs)[0]
 
 
 @torch.no_grad()
@@ -172,7 +171,8 @@ def logprobs_and_entropy_at(
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """`logprobs_at`, and (N,) the entropy in nats of the distribution each of the tokens was drawn from."""
-    logprobs, entropy = _at(model, input_ids, attention_mask, is_target, temperature, _logprobs_and_entropy)
+    measure = _logprobs_and_entropy
+    logprobs, entropy = through(model, _at, input_ids, attention_mask, is_target, temperature, measure)
     return logprobs, entropy
 
 
@@ -201,6 +201,12 @@ def layers_recomputed(*models: PreTrainedModel) -> Iterator[None]:
     finally:
         for layer, was_training, was_recomputed in before:
             layer.training, layer.gradient_checkpointing = was_training, was_recomputed
+
+
+def _token_values(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    hidden = model.base_model(**_inputs(input_ids, attention_mask)).last_hidden_state
+    with torch.autocast(hidden.device.type, enabled=False):  # bf16 would keep three digits of the number
+        return model.score(hidden.float()).squeeze(-1)
 
 
 def _at(

@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, broadcast, broadcast_object_list, gather, gather_object, reduce
 from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from data.errors import InvalidInput
@@ -151,6 +152,14 @@ def places(rows: int) -> tuple[list[int], list[bool]]:
     return [place % rows for place in places], [place < rows for place in places]
 
 
+def in_step(parts: Sequence[T]) -> list[tuple[T, bool]]:
+    """This process's of the parts that one forward and backward pass each is made of, and whether each counts.
+
+    As `places`, for the passes of a model that is divided among the processes.
+    """
+    return [(parts[place], counts) for place, counts in zip(*places(len(parts)), strict=True)]
+
+
 def mine(rows: Sequence[T]) -> list[T]:
     """This process's part of what all have: every n-th, in order. Some processes may have one more than others."""
     return list(rows[index() :: count()])
@@ -172,12 +181,13 @@ def summed(tensor: Tensor) -> Tensor:
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Make each gradient the sum over all processes: the last thing before clipping and the optimizer's step.
 
-    For a model that every process holds whole. Each process has then divided its loss by the tokens of the global
-    batch, and may have run any number of passes, forward or backward, through any part of the model.
+    For a model that every process holds whole: each process has divided its loss by the tokens of the global batch, and
+    may have run any number of passes, forward or backward, through any part of the model. Gradients of a model that is
+    divided (sharding.py) are such sums already.
     """
     if count() == 1:
         return
-    weights = [weight for weight in parameters if weight.requires_grad]
+    weights = [weight for weight in parameters if weight.requires_grad and not isinstance(weight, DTensor)]
     for weight in weights:
         if weight.grad is None:  # no row of this process touched it
             weight.grad = torch.zeros_like(weight)

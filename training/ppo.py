@@ -36,7 +36,7 @@ from data.records import Prompt
 from data.runs import RunFolder
 from data.snapshots import Snapshot
 from data.workspace import Workspace
-from training import checkpoints, parallel, ppo_models, ptx, shown, tokenizer
+from training import checkpoints, parallel, ppo_models, ptx, sharding, shown, tokenizer
 from training.advantages import (
     KlEstimator,
     RunningScale,
@@ -175,18 +175,19 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     policy, tokens, metrics = train(config, run, workspace, snapshot)
     names = [config.init, config.reference, *names_of(config.reward)]
     parents = [checkpoints.name_of(checkpoints.resolve(name, workspace), name) for name in names]
-    checkpoints.save(
-        workspace.checkpoints,
-        run.id,
-        stage="ppo",
-        parents=tuple(dict.fromkeys(parents)),
-        snapshot=snapshot.hash,
-        model=policy,
-        tokenizer=tokens,
-        config=asdict(config),
-        metrics=metrics,
-        seed=config.seed,
-    )
+    with sharding.gathered(policy) as whole:
+        checkpoints.save(
+            workspace.checkpoints,
+            run.id,
+            stage="ppo",
+            parents=tuple(dict.fromkeys(parents)),
+            snapshot=snapshot.hash,
+            model=whole,
+            tokenizer=tokens,
+            config=asdict(config),
+            metrics=metrics,
+            seed=config.seed,
+        )
     checkpoints.finish(run, metrics)
 
 
@@ -273,7 +274,8 @@ def learn(
             raise Cancelled(f"Stopped after step {step + 1} of {config.steps}; go on with --resume {run.id}.")
     if average:
         with torch.no_grad():
-            torch._foreach_copy_(trained(models.policy), list(average))
+            for weight, mean in zip(trained(models.policy), average, strict=True):
+                weight.copy_(mean)
     return carried.numbers
 
 
@@ -327,7 +329,7 @@ def first_carried(models: Models, prompts: list[Encoded], config: Config) -> Car
     """
     chosen = [ids for _, ids in prompts_of_step(prompts, config, 0)]
     generator = generator_at(config.seed, "unit")
-    with without_adapter(models.reference) as reference:
+    with sharding.gathered(models.reference) as whole, without_adapter(whole) as reference:
         sampled = sample(reference, models.tokens, chosen, sampling_of(config), generator)
     rewards = models.rewards.measured(chosen, sampled.texts(models.tokens), microbatch=config.microbatch)
     if config.value_init == "reward":

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.errors import InvalidInput
 from data.records import Prompt
 from data.workspace import Workspace
-from training import checkpoints, lora, rewards, tokenizer
+from training import checkpoints, lora, rewards, sharding, tokenizer
 from training.model import load_policy, load_scalar, scalar_from_policy
 from training.rewards import Rewards, ScoreUnit
 from training.rollouts import Rollouts, Sampled, logprobs_and_entropy_in, logprobs_in, values_in
@@ -81,7 +81,7 @@ def load(config: Config, judges: dict[str, Any], workspace: Workspace, device: t
     for model in (policy, value):
         lora.with_adapter(model, rank=config.lora_rank, alpha=config.lora_alpha, targets=config.lora_targets)
     for model in (policy, frozen, value):
-        model.to(device).eval()
+        sharding.place(model.eval(), device)
     return Models(policy, frozen, loaded_rewards, value, tokens)
 
 
@@ -120,7 +120,7 @@ def judge(
 
 def reference_logprobs(models: Models, groups: Sequence[Tensor], sampled: Sampled, *, temperature: float) -> Tensor:
     """(B, R) log-prob of each response token under the reference policy; 0 on padding."""
-    with lora.without_adapter(models.reference) as reference:
+    with sharding.gathered(models.reference) as whole, lora.without_adapter(whole) as reference:
         return logprobs_in(groups, reference, sampled, temperature=temperature)
 
 

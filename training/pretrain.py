@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from data.errors import InvalidInput
 from data.runs import RunFolder
 from data.workspace import Workspace
 from training import checkpoints, corpus, model, parallel, tokenizer
@@ -68,8 +67,6 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
 
     began = time.monotonic()
     adapter.divided(config.batch_size, config.microbatch)  # refuse before the work, not after it
-    if parallel.configured("DEEPSPEED"):
-        raise InvalidInput("Pretraining needs whole matrices for Muon, and DeepSpeed keeps pieces of them. Use FSDP2.")
     progress = Progress(run, "pretrain", config.steps)
     torch.manual_seed(config.seed)
     folder = run.path / "corpus"

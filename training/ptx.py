@@ -15,7 +15,7 @@ two losses holds for their normalisation, their batches and their model; a ratio
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.errors import InvalidInput
 from data.workspace import Workspace
-from training import checkpoints, corpus, parallel
+from training import checkpoints, corpus, parallel, sharding
 from training.model import logprobs_of
 
 COEF = 0.1  # where the configuration leaves it open
@@ -150,14 +150,14 @@ def add_gradient(
     total = rows.shape[0] * (rows.shape[1] - 1)
     loss = 0.0
     each = -(-len(rows) // parallel.count())
-    for part in parallel.mine(rows.to(policy.device).split(min(microbatch, each))):
+    for part, counts in parallel.in_step(rows.to(policy.device).split(min(microbatch, each))):
         with accelerator.autocast():
-            part_loss = -logprobs_of(policy, part, None).sum() / total
+            part_loss = -counts * logprobs_of(policy, part, None).sum() / total
         accelerator.backward(part_loss)
         loss += part_loss.item()
     parallel.sum_gradients(weights)
-    own = norm_of(kept)
-    other = norm_of([weight.grad for weight in weights])
+    own = sharding.norm([gradient for gradient in kept if gradient is not None])
+    other = sharding.norm([weight.grad for weight in weights if weight.grad is not None])
     scale = coef * own / other if other > 0 else 0.0
     for weight, gradient in zip(weights, kept, strict=True):
         if weight.grad is not None:
@@ -165,8 +165,3 @@ def add_gradient(
         if gradient is not None:
             weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
     return {"ptx_loss": parallel.total(loss)[0], "ptx_grad_norm": other}
-
-
-def norm_of(gradients: Sequence[Tensor | None]) -> float:
-    """The norm of all gradients as one vector."""
-    return torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None]).item()

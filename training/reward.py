@@ -33,7 +33,7 @@ from data.errors import TooFewLabels
 from data.runs import RunFolder
 from data.snapshots import Snapshot
 from data.workspace import Workspace
-from training import calibration, checkpoints, lora, parallel, scoring, tokenizer
+from training import calibration, checkpoints, lora, parallel, scoring, sharding, tokenizer
 from training.calibration import Judged
 from training.engine import generator_at
 from training.metrics import Cancelled, Progress
@@ -110,25 +110,26 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     torch.manual_seed(config.seed)
     model = scalar_from_policy(init, tokens)
     lora.with_adapter(model, rank=config.lora_rank, alpha=config.lora_alpha, targets=config.lora_targets)
-    model.to(device).eval()  # eval: dropout stays off, also in training
+    sharding.place(model.eval(), device)  # eval: dropout stays off, also in training
     if shares_prompts(config):
         scoring.check_sharing(model, train[0].prompt, train[0].responses, tokens.pad_token_id)
     learn(model, train, config, run, tokens.pad_token_id)
-    model.config.score_offset = score_offset(model, snapshot, train, tokens, config)
-    metrics = measure(model, snapshot, train, tokens, config)
-    print_report(metrics)
-    checkpoints.save(
-        workspace.checkpoints,
-        run.id,
-        stage="reward",
-        parents=(checkpoints.name_of(init, config.init),),
-        snapshot=snapshot.hash,
-        model=model,
-        tokenizer=tokens,
-        config=asdict(config),
-        metrics=metrics,
-        seed=config.seed,
-    )
+    with sharding.gathered(model) as whole:
+        whole.config.score_offset = score_offset(whole, snapshot, train, tokens, config)
+        metrics = measure(whole, snapshot, train, tokens, config)
+        print_report(metrics)
+        checkpoints.save(
+            workspace.checkpoints,
+            run.id,
+            stage="reward",
+            parents=(checkpoints.name_of(init, config.init),),
+            snapshot=snapshot.hash,
+            model=whole,
+            tokenizer=tokens,
+            config=asdict(config),
+            metrics=metrics,
+            seed=config.seed,
+        )
     checkpoints.finish(run, metrics)
 
 
@@ -201,17 +202,18 @@ def improve(
     """
     optimizer.zero_grad()
     loss_sum, right, decided, tokens, computed = 0.0, 0.0, 0, 0, 0
-    for part in parallel.mine(microbatches(batch, config.microbatch)):
+    for part, counts in parallel.in_step(microbatches(batch, config.microbatch)):
         with layers_recomputed(model) if config.gradient_checkpointing else nullcontext():
             values, ranks, scored = score_rankings(model, part, pad_id, share=shares_prompts(config))
         losses = ranking_losses(values, ranks, ties=config.ties, theta=theta, margins=margins_of(part, ranks, config))
         weights = losses.new_tensor([ranking.weight for ranking in part])
-        loss = (weights * losses).sum() / len(batch)
+        loss = counts * (weights * losses).sum() / len(batch)
         loss.backward()
-        loss_sum += loss.item()
-        right += pairs_right(values.detach(), ranks).sum().item()
-        decided += int(decided_pairs(ranks).sum())
-        tokens, computed = tokens + scored.tokens, computed + scored.computed
+        if counts:
+            loss_sum += loss.item()
+            right += pairs_right(values.detach(), ranks).sum().item()
+            decided += int(decided_pairs(ranks).sum())
+            tokens, computed = tokens + scored.tokens, computed + scored.computed
     parallel.sum_gradients(model.parameters())
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     optimizer.step()
@@ -219,7 +221,7 @@ def improve(
     return {
         "loss": loss_sum,
         "accuracy": right / decided if decided else None,
-        "grad_norm": norm.item(),
+        "grad_norm": sharding.whole(norm).item(),
         "padding": 1 - tokens / computed,
     }
 
@@ -232,8 +234,12 @@ def microbatches(rankings: Sequence[Encoded], most: int) -> list[list[Encoded]]:
 
 
 def shares_prompts(config: Config) -> bool:
-    """Whether prompts may be encoded once: layers that are computed again keep no keys and values to share."""
-    return config.share_prompts and not config.gradient_checkpointing
+    """Whether prompts may be encoded once.
+
+    Layers that are computed again keep no keys and values to share, and a divided model makes one pass for each
+    microbatch.
+    """
+    return config.share_prompts and not config.gradient_checkpointing and not sharding.is_asked()
 
 
 def cosine_to_a_tenth(done: float) -> float:

@@ -44,7 +44,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.errors import InvalidInput
 from data.records import Prompt
 from data.workspace import Workspace
-from training import checkpoints, parallel, tokenizer
+from training import checkpoints, parallel, sharding, tokenizer
 from training.model import load_scalar
 from training.rollouts import scores
 
@@ -222,7 +222,7 @@ def load(
     if not names and not functions:
         raise InvalidInput("Nothing would judge the responses: give --reward with a weight, or --reward-function.")
     return Rewards(
-        models={name: load_judge(name, workspace, tokens).to(device) for name in names},
+        models={name: sharding.place(load_judge(name, workspace, tokens), device) for name in names},
         functions=functions,
         tokens=tokens,
         device=device,

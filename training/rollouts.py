@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from training import engine, model, parallel, tokenizer
 from training.engine import padded_right
 from training.scoring import groups_of_like_length
+from training.sharding import gathered
 
 T = TypeVar("T")
 
@@ -135,16 +136,17 @@ def sample(
     generator: torch.Generator,
 ) -> Sampled:
     """One response to each prompt (token ids up to where the response starts)."""
-    samples = engine.sample(
-        policy,
-        prompts,
-        max_new_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        eos_id=tokens.eos_token_id,
-        pad_id=tokens.pad_token_id,
-        generator=generator,
-        batch_size=sampling.batch_size,
-    )
+    with gathered(policy) as whole:
+        samples = engine.sample(
+            whole,
+            prompts,
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            eos_id=tokens.eos_token_id,
+            pad_id=tokens.pad_token_id,
+            generator=generator,
+            batch_size=sampling.batch_size,
+        )
     return assemble(prompts, samples, tokens.pad_token_id, policy.device)
 
 
@@ -171,7 +173,8 @@ def logprobs(policy: PreTrainedModel, sampled: Sampled, *, temperature: float, m
 @torch.no_grad()
 def logprobs_in(groups: Sequence[Tensor], policy: PreTrainedModel, sampled: Sampled, *, temperature: float) -> Tensor:
     """`logprobs` with the microbatches given: what is computed in the same ones is equal to the last bit."""
-    return sampled.measured(groups, lambda part: (response_logprobs(policy, part, temperature),))[0]
+    with gathered(policy) as whole:
+        return sampled.measured(groups, lambda part: (response_logprobs(whole, part, temperature),))[0]
 
 
 @torch.no_grad()
@@ -182,17 +185,19 @@ def logprobs_and_entropy_in(
 
     def measure(part: Sampled) -> tuple[Tensor, ...]:
         ids, is_response = part.sequences()
-        found = model.logprobs_and_entropy_at(policy, ids, None, is_response, temperature)
+        found = model.logprobs_and_entropy_at(whole, ids, None, is_response, temperature)
         return tuple(part.spread(numbers) for numbers in found)
 
-    logprobs, entropy = sampled.measured(groups, measure, numbers=2)
+    with gathered(policy) as whole:
+        logprobs, entropy = sampled.measured(groups, measure, numbers=2)
     return logprobs, entropy
 
 
 @torch.no_grad()
 def values_in(groups: Sequence[Tensor], value_model: PreTrainedModel, sampled: Sampled) -> Tensor:
     """(B, R) what the value model expects before each response token is chosen; 0 on padding."""
-    return sampled.measured(groups, lambda part: (response_values(value_model, part),))[0]
+    with gathered(value_model) as whole:
+        return sampled.measured(groups, lambda part: (response_values(whole, part),))[0]
 
 
 def response_logprobs(policy: PreTrainedModel, sampled: Sampled, temperature: float) -> Tensor:
@@ -223,9 +228,10 @@ def scores(
     rows = [[*prompt, *tokenizer.response_ids(tokens, text)] for prompt, text in zip(prompts, texts, strict=True)]
     found = torch.zeros(len(rows), device=reward_model.device)
     groups = groups_of_like_length([len(row) for row in rows])
-    for part in parallel.mine([part for group in groups for part in torch.tensor(group).split(microbatch)]):
-        padded = padded_right([rows[i] for i in part], tokens.pad_token_id, reward_model.device)
-        found[part] = reward_scores(reward_model, *padded)
+    with gathered(reward_model) as whole:
+        for part in parallel.mine([part for group in groups for part in torch.tensor(group).split(microbatch)]):
+            padded = padded_right([rows[i] for i in part], tokens.pad_token_id, whole.device)
+            found[part] = reward_scores(whole, *padded)
     return parallel.summed(found)
 
 

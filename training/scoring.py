@@ -24,6 +24,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from data.errors import InvalidInput
 from training.engine import padded_left, padded_right
 from training.model import positions_of
+from training.sharding import is_divided, through
 
 Ids = Sequence[int]
 MOST_PADDING = 0.1  # of the tokens in one forward pass
@@ -58,10 +59,17 @@ def score(
 
 
 def score_rows(model: PreTrainedModel, rows: Sequence[Ids], pad_id: int) -> Scores:
-    """The scalar head's number at the last token of each row of token ids, none empty."""
+    """The scalar head's number at the last token of each row of token ids, none empty.
+
+    A model that is divided among processes makes one pass over all of them, others one for those of like length.
+    """
+    tokens = sum(map(len, rows))
     with _precision(model.device):
+        if is_divided(model):
+            ids, is_token = padded_right(rows, pad_id, model.device)
+            return Scores(through(model, _of_padded, ids, is_token), tokens, ids.numel())
         hidden, computed = _of_rows(model, rows, pad_id)
-        return Scores(_head(model, hidden), sum(map(len, rows)), computed)
+        return Scores(_head(model, hidden), tokens, computed)
 
 
 @torch.no_grad()
@@ -130,6 +138,11 @@ def _head(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """(rows,) scores of hidden states (rows, d), in fp32."""
     with torch.autocast(hidden.device.type, enabled=False):
         return model.score(hidden.float()).squeeze(-1)
+
+
+def _of_padded(model: PreTrainedModel, ids: Tensor, is_token: Tensor) -> Tensor:
+    """(rows,) scores at the last tokens of rows padded on the right."""
+    return _head(model, _at_last(model.base_model(input_ids=ids, use_cache=False).last_hidden_state, is_token))
 
 
 def _of_rows(model: PreTrainedModel, rows: Sequence[Ids], pad_id: int) -> tuple[Tensor, int]:

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from training import parallel, ptx
+from training import parallel, ptx, sharding
 from training.engine import generator_at
 from training.losses import clipped_policy_loss, clipped_share, clipped_value_loss, update_kl
 from training.model import layers_recomputed
@@ -139,7 +139,7 @@ def improve(
                     measured |= ptx.add_gradient(models.policy, text, mix.coef, config.microbatch, accelerator)
         for name, model in learners.items():
             norm = accelerator.clip_grad_norm_(trained(model), config.max_grad_norm)
-            measured[f"{name}_grad_norm"] = norm.item()
+            measured[f"{name}_grad_norm"] = sharding.whole(norm).item()
         optimizer.step()
         optimizer.zero_grad()
         if average and "policy" in learners:
@@ -179,10 +179,10 @@ def add_gradients(
     totals = {name: torch.zeros((), device=advantages.device) for name in names}
     gap = torch.zeros((), device=advantages.device)
     response_tokens = rollouts.is_response[minibatch].sum()
-    for rows in parallel.mine(microbatches(rollouts, minibatch, config)):
+    for rows, counts in parallel.in_step(microbatches(rollouts, minibatch, config)):
         part = rollouts.rows(rows)
         width = part.is_response.shape[1]
-        share = part.is_response.sum() / response_tokens
+        share = counts * part.is_response.sum() / response_tokens
         for name, model in learners.items():  # one after the other: the activations of one are in memory at a time
             with accelerator.autocast(), recomputing(model, config):
                 if name == "policy":
@@ -194,8 +194,8 @@ def add_gradients(
             for key, value in measured.items():
                 totals[key] += value * share
         lengths = part.is_token.sum(1)
-        totals["real"] += lengths.sum()
-        totals["computed"] += lengths.max() * len(lengths)
+        totals["real"] += counts * lengths.sum()
+        totals["computed"] += counts * lengths.max() * len(lengths)
     for model in learners.values():
         parallel.sum_gradients(trained(model))
     *sums, own_gap = torch.stack([*totals.values(), gap]).tolist()

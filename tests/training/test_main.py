@@ -139,12 +139,16 @@ def test_one_process_takes_one_gpu_and_a_launched_one_what_it_was_given(monkeypa
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
-def test_weights_are_not_divided_where_a_stage_keeps_them_whole(workspace, monkeypatch, capsys):
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+@pytest.mark.parametrize("stage", ["pretrain", "reward", "ppo", "evaluate", "sample"])
+def test_what_cannot_be_divided_by_deepspeed_says_so_and_what_can_divide_it(stage, workspace, monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
 
-    assert command.main(["sample", "--workspace", str(workspace.root)]) == 1
+    assert command.main([stage, "--workspace", str(workspace.root)]) == 1
 
-    assert "sample keeps its models whole in each process" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"asks for DeepSpeed, and {stage} cannot divide its models that way" in said
+    assert "fsdp_version 2" in said
+    assert not list(workspace.runs.glob(f"{stage}-*"))
 
 
 def test_a_cycle_refuses_several_processes_once(workspace, monkeypatch, capsys):

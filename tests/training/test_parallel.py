@@ -72,6 +72,7 @@ os.environ.update(
     ACCELERATE_TORCH_DEVICE="cpu", ACCELERATE_USE_FSDP="true", FSDP_VERSION="2",
     FSDP_AUTO_WRAP_POLICY="TRANSFORMER_BASED_WRAP", FSDP_TRANSFORMER_CLS_TO_WRAP="LlamaDecoderLayer",
     FSDP_STATE_DICT_TYPE="SHARDED_STATE_DICT", FSDP_RESHARD_AFTER_FORWARD="true",
+    FSDP_CPU_RAM_EFFICIENT_LOADING="true",
 )
 import accelerate
 from training import parallel
@@ -237,6 +238,18 @@ def assert_alike(workspace, run: str, reference: str, *, relative: float, absolu
     assert max((got[name] - wanted[name]).abs().max().item() for name in wanted) < absolute
 
 
+def assert_same_ppo(workspace, run: str, reference: str) -> None:
+    """Every number of every step but the pace, and the weights in the end, to rounding."""
+    pace = re.compile("time|padding|tokens_per_second|.*_seconds|.*mfu|.*mbu")
+    lines = (RunFolder(workspace.runs / name).metrics() for name in (reference, run))
+    for one, two in itertools.zip_longest(*lines):
+        measured = [name for name in one if not pace.fullmatch(name)]
+        assert {"reward", "kl", "policy_loss", "value_loss", "ptx_loss", "policy_grad_norm"} < set(measured)
+        assert {n: two[n] for n in measured} == pytest.approx({n: one[n] for n in measured}, rel=1e-3, abs=1e-5)
+    got, wanted = weights(workspace, run), weights(workspace, reference)
+    assert max((got[name] - wanted[name]).abs().max().item() for name in wanted) < 1e-5
+
+
 @pytest.mark.slow
 def test_pretraining_in_two_processes_is_that_in_one_whatever_happened_on_the_way(launch, pretrain, workspace):
     run = RunFolder(workspace.runs / "pretrain-0002")
@@ -306,14 +319,7 @@ def test_ppo_in_two_processes_is_that_in_one_though_one_of_them_was_told_to_stop
     assert (run.state()["state"], run.state()["step"]) == ("cancelled", 3)
     assert launch.stage(2, resume(workspace, run.id)) == [0, 0], launch.log.read_text()
 
-    alone = RunFolder(workspace.runs / "ppo-0001")
-    pace = re.compile("time|padding|tokens_per_second|.*_seconds|.*mfu|.*mbu")
-    for one, two in itertools.zip_longest(alone.metrics(), run.metrics()):
-        measured = [name for name in one if not pace.fullmatch(name)]
-        assert {"reward", "kl", "policy_loss", "value_loss", "ptx_loss", "policy_grad_norm"} < set(measured)
-        assert {n: two[n] for n in measured} == pytest.approx({n: one[n] for n in measured}, rel=1e-3, abs=1e-5)
-    got, wanted = weights(workspace, run.id), weights(workspace, alone.id)
-    assert max((got[name] - wanted[name]).abs().max().item() for name in wanted) < 1e-5
+    assert_same_ppo(workspace, run.id, "ppo-0001")
     assert (run.path / "samples.jsonl").read_text().count("\n") == 5 * 4
 
 
@@ -344,6 +350,71 @@ def test_sharded_weights_learn_the_same_and_go_on_where_they_were_killed(launch,
     # Muon multiplies sharded matrices in bfloat16, and so adds up in another order
     assert_alike(workspace, "pretrain-0004", "pretrain-0001", relative=1e-3, absolute=1e-2)
     assert_alike(workspace, "sft-0004", "sft-0001", relative=1e-5, absolute=1e-5)
+
+
+@pytest.mark.slow
+def test_each_process_has_half_of_a_divided_model_and_all_of_it_while_it_is_gathered(launch):
+    code = """
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from training import parallel, sharding
+from training.model import logprobs_of
+
+parallel.join()
+os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+torch.manual_seed(0)
+sizes = dict(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+alone = LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2, tie_word_embeddings=True)).eval()
+model = LlamaForCausalLM(alone.config).eval()
+model.load_state_dict(alone.state_dict())
+assert sharding.place(model, torch.device("cpu")) is model and sharding.is_divided(model)
+held = sum(weight.to_local().numel() for weight in model.parameters())
+assert held == sum(weight.numel() for weight in alone.parameters()) / 2
+
+ids = torch.arange(24).view(3, 8)
+with sharding.gathered(model) as whole, torch.no_grad():
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), alone.parameters(), strict=True))
+    assert whole.lm_head.weight is whole.model.embed_tokens.weight
+    assert torch.equal(logprobs_of(whole, ids, None), logprobs_of(alone, ids, None))
+assert sum(weight.numel() for weight in whole.parameters()) == 0
+
+for row, counts in parallel.in_step(list(ids)):  # three rows for two processes
+    (counts * logprobs_of(model, row[None], None).sum()).backward()
+logprobs_of(alone, ids, None).sum().backward()
+for part, wanted in zip(model.parameters(), alone.parameters(), strict=True):
+    torch.testing.assert_close(sharding.whole(part.grad), wanted.grad, rtol=1e-4, atol=1e-5)
+norm = sharding.norm([weight.grad for weight in model.parameters()])
+assert abs(norm - torch.nn.utils.get_total_norm([weight.grad for weight in alone.parameters()]).item()) < 1e-4
+"""
+    assert launch.run(2, "import torch" + SHARDED + code) == [0, 0], launch.log.read_text()
+
+
+@pytest.mark.slow
+def test_a_divided_reward_model_is_the_whole_one_though_it_was_killed_and_went_on_undivided(launch, ranked, workspace):
+    assert launch.stage(2, ranked("reward-0003"), "told to stop", how=SHARDED) == [143, 143], launch.log.read_text()
+    assert launch.stage(2, resume(workspace, "reward-0003"), "killed", how=SHARDED) == [-9, -9], launch.log.read_text()
+    assert launch.stage(1, resume(workspace, "reward-0003")) == [0], launch.log.read_text()
+
+    assert_alike(workspace, "reward-0003", "reward-0001", relative=1e-4, absolute=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--ema", "0.5", "--gradient-checkpointing"), ("--lora-rank", "2")])
+def test_divided_models_of_ppo_are_the_whole_ones_though_they_were_killed(launch, ranked, workspace, more):
+    name = f"ppo-1{len(more)}"
+    assert launch.stage(1, ranked(f"{name}1", *more)) == [0], launch.log.read_text()
+    assert launch.stage(2, ranked(f"{name}2", *more), "killed", how=SHARDED) == [-9, -9], launch.log.read_text()
+    assert launch.stage(2, resume(workspace, f"{name}2"), how=SHARDED) == [0, 0], launch.log.read_text()
+
+    assert_same_ppo(workspace, f"{name}2", f"{name}1")
+
+
+@pytest.mark.slow
+def test_divided_models_are_measured_and_sampled_from_as_whole_ones(launch, ranked, workspace):
+    assert launch.stage(2, ranked("evaluate-0003"), how=SHARDED) == [0, 0], launch.log.read_text()
+
+    one, two = (RunFolder(workspace.runs / f"evaluate-000{n}").state() for n in (1, 3))
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-4)
 
 
 @pytest.mark.slow
@@ -389,9 +460,7 @@ def test_one_process_has_every_row_and_asks_nobody():
     assert parallel.agreed(True) and parallel.total(1.5) == [1.5]
 
 
-def test_sharding_that_cannot_be_is_refused_and_not_left_out(monkeypatch, run):
-    from training import pretrain
-
+def test_sharding_that_cannot_be_is_refused_and_not_left_out(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(InvalidInput, match="FSDP, which needs GPUs"):
@@ -399,7 +468,3 @@ def test_sharding_that_cannot_be_is_refused_and_not_left_out(monkeypatch, run):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(InvalidInput, match="fsdp_version: 2"):
         parallel.join()
-    monkeypatch.delenv("ACCELERATE_USE_FSDP")
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(InvalidInput, match="Use FSDP2"):
-        pretrain.main(pretrain.Config(), run, Workspace.at(run.path.parent.parent))
