@@ -124,6 +124,18 @@ def test_labels_come_out_of_the_store_as_the_labelers_gave_them(asked):
     assert len({row["labeler"] for row in store.ranking_rows()}) == 8
 
 
+def test_the_labelers_of_a_task_are_not_always_the_same_two(asked):
+    store, batch, _ = asked
+
+    assert list(labelers.rank_all(store, batch, crowd(tau=0.1, liking=(0.0,) * 8), overlap=2))[-1] == 40
+
+    met: dict[str, set[str]] = {}
+    for row in store.ranking_rows():
+        met.setdefault(row["task_id"], set()).add(row["labeler"])
+    assert all(len(two) == 2 for two in met.values())
+    assert len({frozenset(two) for two in met.values()}) > 8  # of 28 pairs; in fixed turns only 4 would meet
+
+
 def test_one_comparison_in_four_is_turned_around(asked, tmp_path):
     store, batch, known = asked
 

@@ -110,7 +110,8 @@ def sigmoid(x: float) -> float:
 def rank_all(store: Store, batch: Batch, people: Crowd, overlap: int) -> Iterator[int]:
     """Ask `overlap` of the labelers to rank each row of the batch, as the app would; yields after each label.
 
-    The labelers take turns: task by task through the queue, with leases, display orders and receipts.
+    The labelers take turns, in another order each round, so that all pairs of them meet: task by task through the
+    queue, with leases, display orders and receipts.
     """
     store.add_batch(batch, overlap)
     users = {user.name for user in store.users()}
@@ -118,10 +119,11 @@ def rank_all(store: Store, batch: Batch, people: Crowd, overlap: int) -> Iterato
     for name in names:
         if name not in users:
             store.add_user(name, "labeler")
-    done, waiting = 0, True
+    done, waiting, turns, order = 0, True, list(enumerate(names)), random.Random("turns")
     while waiting:
         waiting = False
-        for number, name in enumerate(names):
+        order.shuffle(turns)
+        for number, name in turns:
             given = store.next_task(name, "ranking")
             if given is None:
                 continue
