@@ -8,6 +8,7 @@ Writes  a folder (var/proof) with workspaces, results/*.json (kept: a proof that
 Exits   1 when a check fails
 
     python tests/benchmarks/prove.py --quick           # two CPU cores: about 25 minutes
+    python tests/benchmarks/prove.py                   # DPO too, three seeds with text, more sizes of labels
     python tests/benchmarks/prove.py --overoptimise    # also the long run at a KL coefficient of 0
 """
 
@@ -24,14 +25,13 @@ from proof import arms, checks, report
 from proof.jobs import Job, run_all
 from proof.tastes import TASTES
 
-STEPS, QUICK_STEPS = 40, 20  # batches of rollouts
+STEPS = 20  # batches of rollouts
 LONG = 120  # steps of the run that goes too far
 
 
 def jobs_of(tastes: list[str], seeds: int, *, quick: bool, long: bool) -> list[Job]:
-    """All jobs, those that others wait for first. Quick: half the steps, and the arms that the checks need."""
+    """All jobs, those that others wait for first. Quick: the arms that the checks need."""
     controls = [f"control-{seed}" for seed in range(checks.CONTROLS)]
-    steps = QUICK_STEPS if quick else STEPS
     jobs = [Job("model", arms.make_model)]
     jobs += [
         Job(f"responses/{split}", arms.sample_responses, {"split": split}, ("model",)) for split in ("train", "test")
@@ -49,13 +49,13 @@ def jobs_of(tastes: list[str], seeds: int, *, quick: bool, long: bool) -> list[J
         jobs += [reward_job(taste, "12000", seed) for seed in range(seeds)]
         jobs += [Job(f"best-of/{taste}/{seed}", arms.best_of, {"taste": taste, "seed": seed},
                      (f"reward/{taste}/12000-{seed}",)) for seed in range(seeds)]  # fmt: skip
-        ppo = (*arms.PPO, "--steps", steps, "--save-every", steps // 2)
+        ppo = (*arms.PPO, "--steps", STEPS, "--save-every", STEPS // 2)
         for seed in range(seeds):
-            jobs.append(policy_job(taste, "ppo", seed, (*ppo, "--ptx-coef", 0), (steps // 2,)))
+            jobs.append(policy_job(taste, "ppo", seed, (*ppo, "--ptx-coef", 0), (STEPS // 2,)))
         for seed in range(1 if quick else seeds):
-            jobs.append(policy_job(taste, "ptx", seed, (*ppo, "--ptx-coef", arms.PTX), (steps // 2,)))
+            jobs.append(policy_job(taste, "ptx", seed, (*ppo, "--ptx-coef", arms.PTX), (STEPS // 2,)))
     jobs += [reward_job(labels, "12000") for labels in controls]
-    ppo = (*arms.PPO, "--ptx-coef", 0, "--steps", steps)
+    ppo = (*arms.PPO, "--ptx-coef", 0, "--steps", STEPS)
     jobs += [policy_job(labels, "ppo", 0, ppo, ()) for labels in controls[: max(3, seeds)]]
     for taste in tastes:
         jobs += [reward_job(taste, "750", seed) for seed in range(seeds)]
@@ -109,7 +109,7 @@ def long_jobs(taste: str) -> list[Job]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="half the steps, no DPO, fewer reward models")
+    parser.add_argument("--quick", action="store_true", help="no DPO, one seed with text, fewer reward models")
     parser.add_argument("--seeds", type=int, default=3, help="of each arm")
     parser.add_argument("--taste", choices=sorted(TASTES), help="this one only")
     parser.add_argument("--overoptimise", action="store_true", help="also the long run at a KL coefficient of 0")

@@ -399,7 +399,7 @@ def test_a_divided_reward_model_is_the_whole_one_though_it_was_killed_and_went_o
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), ("--ema", "0.5", "--gradient-checkpointing"), ("--lora-rank", "2")])
+@pytest.mark.parametrize("more", [("--ema", "0.5", "--gradient-checkpointing"), ("--lora-rank", "2")])
 def test_divided_models_of_ppo_are_the_whole_ones_though_they_were_killed(launch, ranked, workspace, more):
     name = f"ppo-1{len(more)}"
     assert launch.stage(1, ranked(f"{name}1", *more)) == [0], launch.log.read_text()
