@@ -2,7 +2,7 @@
 
 The same model from the same seed, the same blocks of real text in the same batches, fp32 on a CPU and bf16 on a GPU.
 Trainer keeps its own optimizer (AdamW) and reads blocks cut beforehand; Pawl's stage is `training.pretrain.train` with
-Muon, its reports, and all that belongs to a stage. The two take turns. Both learn for as many steps; the last losses are
+Muon, its reports, and all that belongs to a stage. The two take turns and learn for as many steps; the last losses are
 printed, and when Pawl's came down to Trainer's last one, since a slower step may be worth it.
 
     python tests/benchmarks/pretrain.py [--quick] [--model small]
