@@ -1,4 +1,4 @@
-"""Muon for the matrices inside the layers, AdamW for everything else, as one optimizer.
+"""Muon for the matrices inside the layers and AdamW for everything else, as one optimizer; or AdamW alone.
 
 Muon orthogonalises the momentum of a matrix, so that no direction of it is learned before the others (Jordan et al.
 2024); scaled as in Liu et al. 2025, its updates are as large as AdamW's, and one learning rate serves both. On the
@@ -72,18 +72,30 @@ class Muon(torch.optim.Optimizer):
         return weight.grad.lerp(mean, momentum)
 
 
+def matrices_and_others(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """What is trained: the matrices inside the layers; embeddings, the head and gains."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    embeddings |= set() if head is None else {id(head.weight)}
+    weights = [w for w in model.parameters() if w.requires_grad]
+    matrices = [w for w in weights if w.ndim == 2 and id(w) not in embeddings]
+    inside = {id(w) for w in matrices}
+    return matrices, [w for w in weights if id(w) not in inside]
+
+
+def adamw(model: nn.Module, *, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW alone; as beside Muon, only the matrices inside the layers decay."""
+    matrices, others = matrices_and_others(model)
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
+
+
 class MuonAndAdamW(torch.optim.Optimizer):
     """One optimizer, with one state, over the two that do the work; their parameter groups are its own."""
 
     def __init__(self, model: nn.Module, *, learning_rate: float, weight_decay: float) -> None:
         """Matrices decay and get Muon. Embeddings, the head and gains do not decay and get AdamW at twice the rate."""
-        embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-        embeddings |= set() if head is None else {id(head.weight)}
-        weights = [w for w in model.parameters() if w.requires_grad]
-        matrices = [w for w in weights if w.ndim == 2 and id(w) not in embeddings]
-        inside = {id(w) for w in matrices}
-        others = [w for w in weights if id(w) not in inside]
+        matrices, others = matrices_and_others(model)
         self._muon = Muon(matrices, lr=learning_rate, weight_decay=weight_decay)
         self._adamw = torch.optim.AdamW(others, lr=2 * learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
         super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})

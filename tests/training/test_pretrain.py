@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from data.runs import RunFolder
 from training import checkpoints, corpus, pretrain
 from training.model import Shape
-from training.muon import MuonAndAdamW
+from training.muon import MuonAndAdamW, adamw
 from training.presets import MODELS
 from training.pretrain import Config, rate, sources_of
 from training.trainer import Clock
@@ -84,6 +84,8 @@ def test_settings_that_fit_no_model_are_refused():
         Config(model="huge")
     with pytest.raises(ValueError, match="block is 5000"):
         Config(block=5000)
+    with pytest.raises(ValueError, match="optimizer is 'sgd'; choose from muon, adamw"):
+        Config(optimizer="sgd")
 
 
 def test_the_shapes_have_the_sizes_they_say():
@@ -99,11 +101,19 @@ def test_the_shapes_have_the_sizes_they_say():
 def test_muon_takes_the_matrices_inside_the_layers_and_nothing_else(policy):
     optimizer = MuonAndAdamW(policy, learning_rate=0.01, weight_decay=0.1)
 
-    muon, adamw = optimizer.param_groups
+    muon, others = optimizer.param_groups
     assert len(muon["params"]) == 2 * 7  # q, k, v, o, gate, up, down in 2 layers
-    assert len(adamw["params"]) == 1 + 2 * 2 + 1  # tied embeddings, two gains a layer, the last gain
-    assert (muon["weight_decay"], adamw["weight_decay"]) == (0.1, 0.0)
-    assert (muon["lr"], adamw["lr"]) == (0.01, 0.02)
+    assert len(others["params"]) == 1 + 2 * 2 + 1  # tied embeddings, two gains a layer, the last gain
+    assert (muon["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert (muon["lr"], others["lr"]) == (0.01, 0.02)
+
+
+def test_adamw_alone_lets_the_same_matrices_decay(policy):
+    matrices, others = adamw(policy, learning_rate=3e-3, weight_decay=0.1).param_groups
+
+    assert (len(matrices["params"]), len(others["params"])) == (14, 6)
+    assert (matrices["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert matrices["lr"] == others["lr"] == 3e-3
 
 
 def test_muon_goes_on_from_its_state_bit_for_bit(policy):
