@@ -61,7 +61,8 @@ class Config:
     epochs: int = 1  # more than two overfit the rankings (Ouyang et al. 2022)
     batch_size: int = 64  # rankings in one optimizer step
     microbatch: int = 8  # rankings in one forward pass; changes the memory and not the result
-    learning_rate: float = 9e-6  # at the start; falls to a tenth along a cosine
+    learning_rate: float = 9e-6  # at its height; falls to a tenth along a cosine
+    warmup: float = 0.03  # share of the steps in which the learning rate rises first (Touvron et al. 2023)
     max_tokens: int = 1024  # of prompt and response; a longer prompt loses its beginning
     max_grad_norm: float = 1.0
     ties: Ties = "rao-kupper"  # what a tie says: a model of ties, half a win of each ("half"), or nothing ("ignore")
@@ -96,8 +97,9 @@ class Config:
             raise ValueError(f"margin is {self.margin}; it must be 0 or more.")
         if self.margin_of not in ("ranks", "ratings"):
             raise ValueError(f"margin_of is {self.margin_of!r}; it must be ranks or ratings.")
-        if not 0 <= self.heldout_labeler_share < 1:
-            raise ValueError(f"heldout_labeler_share is {self.heldout_labeler_share}; it must be 0 or more, below 1.")
+        for name in ("warmup", "heldout_labeler_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, below 1.")
 
 
 def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
@@ -165,7 +167,7 @@ def learn(model: PreTrainedModel, train: list[Encoded], config: Config, run: Run
         epoch, place = divmod(step, per_epoch)
         order = torch.randperm(len(train), generator=generator_at(config.seed, "rankings", epoch)).tolist()
         batch = [train[i] for i in order[place * config.batch_size : (place + 1) * config.batch_size]]
-        optimizer.param_groups[0]["lr"] = config.learning_rate * cosine_to_a_tenth(step / steps)
+        optimizer.param_groups[0]["lr"] = config.learning_rate * rate(step, steps, config.warmup)
         stats = improve(model, optimizer, batch, config, pad_id, theta)
         progress.log(step + 1, **stats, learning_rate=optimizer.param_groups[0]["lr"])
         stop = parallel.agreed(progress.stop_requested)
@@ -242,9 +244,13 @@ def shares_prompts(config: Config) -> bool:
     return config.share_prompts and not config.gradient_checkpointing and not sharding.is_asked()
 
 
-def cosine_to_a_tenth(done: float) -> float:
-    """The factor on the learning rate when the share `done` of the steps is behind: 1 at 0, a tenth at 1."""
-    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done))
+def rate(step: int, steps: int, warmup: float) -> float:
+    """The factor on the learning rate of a step, counted from 0: a cosine from 1 to a tenth, after a line up to it.
+
+    Without the line the first steps, whose head is still random, take the backbone apart.
+    """
+    rise = min(1.0, (step + 1) / (warmup * steps)) if warmup else 1.0
+    return rise * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def score_rankings(

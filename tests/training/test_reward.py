@@ -15,7 +15,7 @@ from training import checkpoints, metrics, reward, tokenizer
 from training.engine import padded_right
 from training.model import scalar_from_policy
 from training.preferences import Encoded, encode, labelers_left_out, weighted
-from training.reward import cosine_to_a_tenth, improve, margins_of, score_rankings, tie_parameter
+from training.reward import improve, margins_of, rate, score_rankings, tie_parameter
 from training.rollouts import reward_scores
 
 LONG, SHORT = "Open it with a with statement, so that it is closed at the end.", "Fish."
@@ -69,9 +69,14 @@ def gradient_of(scalar, batch, config, theta=1.0):
 
 
 def test_the_learning_rate_falls_from_one_to_a_tenth():
-    assert cosine_to_a_tenth(0) == 1.0
-    assert cosine_to_a_tenth(0.5) == pytest.approx(0.55)
-    assert cosine_to_a_tenth(1) == pytest.approx(0.1)
+    assert [rate(step, 100, 0.0) for step in (0, 50, 100)] == pytest.approx([1.0, 0.55, 0.1])
+
+
+def test_the_learning_rate_rises_first():
+    rising = [rate(step, 100, 0.04) / rate(step, 100, 0.0) for step in range(6)]
+
+    assert rising == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+    assert rate(0, 10, 0.03) == 1.0  # of ten steps three in a hundred are none
 
 
 def test_rankings_without_a_pair_that_counts_are_left_out(rows, workspace, words):
@@ -327,6 +332,7 @@ def test_labelers_held_out_are_measured_and_not_trained_on(rows, workspace, save
         ({"epochs": 0}, "epochs is 0"),
         ({"max_tokens": 1}, "max_tokens is 1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"warmup": 1.0}, "warmup is 1.0"),
         ({"max_grad_norm": float("nan")}, "max_grad_norm is nan"),
         ({"ties": "drop"}, "ties is 'drop'"),
         ({"theta": 1.0}, "theta is 1.0"),

@@ -48,9 +48,9 @@ def words_of(text: str) -> list[str]:
 
 
 def faults(text: str) -> float:
-    """What any reader would mind: no end 0.3, repeated word pairs and triples (their share each), under 3 words 1."""
+    """What any reader would mind: no end 0.4, repeated word pairs and triples (their share each), under 3 words 1."""
     words = words_of(text)
-    unterminated = 0.3 * (not text.rstrip().endswith((".", "!", "?")))
+    unterminated = 0.4 * (not text.rstrip().endswith((".", "!", "?")))
     return unterminated + repeated(words, 2) + repeated(words, 3) + (len(words) < 3)
 
 
