@@ -26,7 +26,7 @@ from proof.jobs import Job, run_all
 from proof.tastes import TASTES
 
 STEPS = 20  # batches of rollouts
-LONG = 120  # steps of the run that goes too far
+LONG = 60  # steps of the run that goes too far
 
 
 def jobs_of(tastes: list[str], seeds: int, *, quick: bool, long: bool) -> list[Job]:
