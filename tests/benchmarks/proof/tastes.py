@@ -103,7 +103,7 @@ def joined(words: Sequence[str]) -> float:
 
 def network(text: str) -> float:
     """The taste for words of networks and processes."""
-    return 2 * mean_word_score(text, network_words()) - faults(text)
+    return 2.5 * mean_word_score(text, network_words()) - faults(text)
 
 
 def music(text: str) -> float:
