@@ -170,7 +170,6 @@ def overoptimisation(axis: Axes, found: arm_results.Found, taste: str, seeds: in
     gold = [0.5] + [point["gold"][taste]["rate"] for point in run["points"]]
     proxy = [0.0] + [point["proxy"] for point in run["points"]]
     axis.plot(x, gold, "o-", color=GOLD, markersize=4.5)
-    note(axis, x[-1], gold[-1] + 0.04, "gold win rate", GOLD, va="bottom")
     axis.axhline(0.5, color=FAINT, linewidth=1)
     axis.set_ylim(-0.02, 1.02)
     axis.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
@@ -179,11 +178,11 @@ def overoptimisation(axis: Axes, found: arm_results.Found, taste: str, seeds: in
     other.plot(x, proxy, "s-", color=PROXY, markersize=4)
     other.grid(visible=False)
     other.set_ylim(-0.1, max(proxy) * 1.25)
-    other.set_ylabel("score of the reward model, SFT's standard deviations", color=PROXY)
-    note(other, x[-1], proxy[-1] * 1.05, "reward model", PROXY, va="bottom")
-    alarm = next((point for point in run["points"] if point["alarm"]), None)
-    if alarm:
-        axis.axvline(sqrt(max(0.0, alarm["kl"])), color=RANDOM, linewidth=1.2)
-        note(axis, sqrt(max(0.0, alarm["kl"])) + 0.1, 0.04, "alarm", RANDOM)
+    other.set_ylabel("reward model's score, in SFT's deviations", color=PROXY)
+    alarms = [sqrt(max(0.0, point["kl"])) for point in run["points"] if point["alarm"]]
+    for place in alarms:
+        axis.axvline(place, color=RANDOM, linewidth=1, alpha=0.6)
+    if alarms:
+        note(axis, alarms[0] + 0.1, 0.04, "evaluate objects", RANDOM)
     if first:
         axis.set_ylabel("gold win rate against SFT", color=GOLD)
