@@ -130,7 +130,7 @@ def proof(folder: Path, first: Path, spoken, baseline, *, shuffled: bool = False
         store.add_prompts([NewPrompt(prompt(number), split="train") for number in range(PROMPTS, 2 * PROMPTS)])
         asked = owner.freeze(store, workspace).path
     judge = run(reward, workspace, "reward", snapshot=labels, init=str(first), epochs=2, batch_size=16, microbatch=16,
-                learning_rate=3e-3, seed=seed)  # fmt: skip
+                learning_rate=3e-3, warmup=0.0, seed=seed)  # fmt: skip
     policy = run(ppo, workspace, "ppo", snapshot=asked, init=str(first), reference=str(first), reward=judge,
                  steps=STEPS, batch_size=64, minibatch_size=64, microbatch=64, epochs=2, max_new_tokens=LONGEST,
                  learning_rate=LR, value_learning_rate=LR, kl_coef=KL_COEF, save_every=1000, seed=seed)  # fmt: skip
