@@ -68,8 +68,8 @@ def save(
     """Write checkpoints/<run_id>/ and return it. `also` may put further files into the folder.
 
     A reader sees no folder or a whole one. The same run saving again (resumed after a crash) replaces its own. Of a
-    model with a LoRA adapter the merged weights are written, so that it loads like any other. Of several processes,
-    which all hold the same, the first one writes.
+    model with a LoRA adapter the merged weights are written, so that it loads like any other. All of several processes
+    must ask: they hold the same, or pieces of one model, and the first one writes.
     """
     manifest = Manifest(
         id=run_id,
@@ -84,13 +84,14 @@ def save(
     )
 
     def fill(folder: Path) -> None:
-        lora.merged(model).save_pretrained(folder)
+        lora.merged(whole).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         if also is not None:
             also(folder)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
 
-    return _write_folder(checkpoints / run_id, fill) if parallel.is_main() else checkpoints / run_id
+    with sharding.gathered(model) as whole:
+        return _write_folder(checkpoints / run_id, fill) if parallel.is_main() else checkpoints / run_id
 
 
 def finish(run: RunFolder, metrics: Mapping[str, Any]) -> None:

@@ -175,19 +175,18 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     policy, tokens, metrics = train(config, run, workspace, snapshot)
     names = [config.init, config.reference, *names_of(config.reward)]
     parents = [checkpoints.name_of(checkpoints.resolve(name, workspace), name) for name in names]
-    with sharding.gathered(policy) as whole:
-        checkpoints.save(
-            workspace.checkpoints,
-            run.id,
-            stage="ppo",
-            parents=tuple(dict.fromkeys(parents)),
-            snapshot=snapshot.hash,
-            model=whole,
-            tokenizer=tokens,
-            config=asdict(config),
-            metrics=metrics,
-            seed=config.seed,
-        )
+    checkpoints.save(
+        workspace.checkpoints,
+        run.id,
+        stage="ppo",
+        parents=tuple(dict.fromkeys(parents)),
+        snapshot=snapshot.hash,
+        model=policy,
+        tokenizer=tokens,
+        config=asdict(config),
+        metrics=metrics,
+        seed=config.seed,
+    )
     checkpoints.finish(run, metrics)
 
 

@@ -126,7 +126,7 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
             stage="reward",
             parents=(checkpoints.name_of(init, config.init),),
             snapshot=snapshot.hash,
-            model=whole,
+            model=whole,  # which carries the offset
             tokenizer=tokens,
             config=asdict(config),
             metrics=metrics,
