@@ -70,6 +70,11 @@ def pairwise(tasks: Iterable[Sequence[Ranks]]) -> tuple[Share, Share]:
     return _share(agreed, int(pairs)), _share(same, decided)
 
 
+def accuracy(ranks: Ranks, expected: Ranks) -> float | None:
+    """How far one ranking agrees with the expected one: `pairwise` of the two. None when they share no ranked pair."""
+    return pairwise([[ranks, expected]])[0].value
+
+
 def alpha(units: Iterable[Sequence[float | None]], metric: Metric) -> Alpha:
     """Krippendorff's alpha of values that several people gave to the same units; None is a missing value.
 

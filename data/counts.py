@@ -65,4 +65,4 @@ class Counts:
 
 def _states(live: Live, kind: TaskKind) -> dict[str, int]:
     counts = Counter(state for _, state in live.queues[kind].states())
-    return {state: counts[state] for state in ("open", "done", "retired")}
+    return {state: counts[state] for state in ("open", "done", "resting", "retired")}

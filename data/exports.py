@@ -206,7 +206,7 @@ class Moment:
         """The rankings of each task by several labelers, one from each (their latest), as vectors of ranks."""
         sql = """SELECT list(ranks ORDER BY labeler) FROM (
                      SELECT task_number, labeler, arg_max(ranks, created_at) AS ranks
-                     FROM standing_rankings GROUP BY task_number, labeler)
+                     FROM standing_rankings WHERE source <> 'review' GROUP BY task_number, labeler)
                  GROUP BY task_number HAVING count(*) > 1"""
         for rows in self._stream(sql):
             for (ranks,) in rows:
