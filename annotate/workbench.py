@@ -85,8 +85,10 @@ def my_labels(
 
 @router.get("/tasks/{task_id}/mine", tags=["labeling"])
 def my_task(task_id: str, user: Labeler, context: Here) -> Json:
-    """A task that I answered, as I saw it, with the lease under which I may revise my answer."""
-    return task_of(context, user, context.store.shown_to(user.name, task_id))
+    """A task that I answered, as I saw it, with my answer and the lease under which I may revise it."""
+    label = context.store.label_of(user.name, task_id)
+    task = task_of(context, user, context.store.shown_to(user.name, task_id))
+    return {**task, "answer": label["answer"], "seconds": label["seconds"]}
 
 
 # guidelines
@@ -183,6 +185,12 @@ def adjudicate(task_id: str, body: Review, user: Reviewer, context: Here) -> Jso
     hash = context.store.project.guideline_of(user.name)
     receipt = context.store.reviews.adjudicate(user.name, task_id, body.answer(), guideline=hash)
     return {"label_id": receipt.label_id, "revision": receipt.revision}
+
+
+@router.post("/reviews/{task_id}/gold", tags=["review"])
+def make_gold(task_id: str, user: Researcher, context: Here) -> Json:
+    """Give a reviewed task to every labeler from now on, silently, to see how well they judge. The new task's id."""
+    return {"task_id": context.store.reviews.make_gold(task_id, user.name)}
 
 
 def review_of(context: Context, task_id: str) -> Json:

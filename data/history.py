@@ -6,9 +6,11 @@ Reads   the rankings and demonstrations in their latest revision; what was withd
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from data.errors import NotFound
 from data.exports import Moment, iso
 from data.live import Live
 
@@ -33,7 +35,19 @@ def labels_of(moment: Moment, live: Live, labeler: str, before: datetime | None,
     found = [_ranking(live, row) for row in moment.select(_RANKINGS, asked)]
     found += [_demonstration(row) for row in moment.select(_DEMONSTRATIONS, asked)]
     latest = sorted(found, key=lambda label: str(label["created_at"]), reverse=True)[:limit]
-    return [{**label, "excerpt": excerpt} for label, excerpt in zip(latest, _excerpts(moment, live, latest), strict=True)]
+    return [
+        {**label, "excerpt": excerpt} for label, excerpt in zip(latest, _excerpts(moment, live, latest), strict=True)
+    ]
+
+
+def label_of(moment: Moment, live: Live, labeler: str, task_id: str) -> Json:
+    """The labeler's label of that task. Raises NotFound."""
+    kind = live.task(task_id).task.kind
+    sql = f"SELECT * FROM ({_RANKINGS if kind == 'ranking' else _DEMONSTRATIONS}) WHERE task_id = $task"
+    rows = moment.select(sql, {"labeler": labeler, "before": FAR, "limit": sys.maxsize, "task": task_id})
+    if not rows:
+        raise NotFound(f"You have no answer to task {task_id!r}. Your answers are listed under History.")
+    return _ranking(live, rows[0]) if kind == "ranking" else _demonstration(rows[0])
 
 
 def _excerpts(moment: Moment, live: Live, labels: list[Json]) -> list[str]:

@@ -87,7 +87,7 @@ class Store:
             self._database.close()
             raise
         self.project = Project(self._write, lambda: self._live)
-        self.reviews = Reviews(self._write, lambda: self._live, self.moment)
+        self.reviews = Reviews(self._write, lambda: self._live, self.moment, self.task_texts)
         self._counts = Counts()
         self._shown = lru_cache(SHOWN)(self._read_shown)  # several labelers are shown the same task, in turn
 
@@ -202,6 +202,12 @@ class Store:
         pseudonym = self._live.user(labeler).pseudonym
         with self.moment() as moment:
             return history.labels_of(moment, self._live, pseudonym, before, limit)
+
+    def label_of(self, labeler: str, task_id: str) -> dict[str, Any]:
+        """What this labeler said of a task, as `labels_of` gives it. Raises NotFound."""
+        pseudonym = self._live.user(labeler).pseudonym
+        with self.moment() as moment:
+            return history.label_of(moment, self._live, pseudonym, task_id)
 
     def shown_to(self, labeler: str, task_id: str) -> Assignment:
         """A task that this labeler answered, as they saw it. Raises NotFound."""

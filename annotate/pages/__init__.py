@@ -11,18 +11,21 @@ import warnings
 import gradio as gr
 
 from annotate.context import Context
-from annotate.pages import checkpoints, datasets, demonstrate, rank, training
+from annotate.pages import checkpoints, datasets, demonstrate, history, project, rank, review, training
 
 PAGES = (
     ("Demonstrate", demonstrate),
+    ("History", history),
+    ("Review", review),
     ("Datasets", datasets),
     ("Training", training),
     ("Checkpoints", checkpoints),
+    ("Project", project),
 )
 
 
 def build(context: Context) -> gr.Blocks:
-    """All pages: ranking at the root, the others at /demonstrate, /datasets, /training and /checkpoints."""
+    """All pages: ranking at the root, each of the others at its own name."""
     with gr.Blocks(title="Pawl", analytics_enabled=False) as pages:
         rank.layout(context)
     for name, page in PAGES:

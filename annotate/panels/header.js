@@ -15,8 +15,9 @@ const get = (path) => fetch(path, { credentials: "same-origin", cache: "no-store
   return answer.ok ? answer.json() : null;
 }).catch(() => null);  // the head of the page can wait; the desk below speaks of a lost connection
 
-const LABELING = [["Rank", "/"], ["Demonstrate", "/demonstrate"]];
-const RESEARCH = [["Datasets", "/datasets"], ["Training", "/training"], ["Checkpoints", "/checkpoints"]];
+const LABELING = [["Rank", "/"], ["Demonstrate", "/demonstrate"], ["History", "/history"]];
+const REVIEW = [["Review", "/review"]];
+const RESEARCH = [["Datasets", "/datasets"], ["Training", "/training"], ["Checkpoints", "/checkpoints"], ["Project", "/project"]];
 const here = location.pathname.replace(/\/+$/, "") || "/";
 
 const link = ([text, href]) => make("a", { href, text, "aria-current": href === here ? "page" : null });
@@ -80,7 +81,9 @@ async function poll() {
 Promise.all([get("/api/v1/me"), get("/api/v1/health")]).then(([person, health]) => {
   me = person;
   model = health?.model ?? null;
+  if (me && me.role !== "labeler") nav.append(...REVIEW.map(link));
   if (["researcher", "admin"].includes(me?.role)) nav.append(...RESEARCH.map(link));
+  nav.toggleAttribute("data-many", nav.children.length > 6);  // a row of their own
   drawSide();
 });
 poll();

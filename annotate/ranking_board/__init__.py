@@ -5,9 +5,11 @@ with textContent and speaks to /api/v1 itself. A label travels by fetch with ret
 several times faster, and it survives a lost connection.
 
 desk.js     hand-out, draft, lease, retry, submit, skip: the same for both
-board.js    ranking K responses by keys, clicks or dragging
+board.js    ranking K responses by keys, clicks or dragging; rank.js, one such task after the other
 writer.js   writing the ideal response
-board.css   how they look
+history.js  what one said before, each with a way to change it
+review.js   tasks on which labelers disagree, and the reviewer's own answer
+board.css   how the board looks       desk.css   how the others look
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ from pathlib import Path
 import gradio as gr
 
 FOLDER = Path(__file__).parent
-STYLE = (FOLDER / "board.css").read_text()
+STYLE = (FOLDER / "board.css").read_text() + (FOLDER / "desk.css").read_text()
 
 
 def ranking_board() -> gr.HTML:
     """One ranking task after the other, for whoever is signed in."""
-    return _desk("board.js")
+    return _desk("board.js", "rank.js")
 
 
 def demonstration_desk() -> gr.HTML:
@@ -30,7 +32,17 @@ def demonstration_desk() -> gr.HTML:
     return _desk("writer.js")
 
 
-def _desk(view: str) -> gr.HTML:
+def own_history() -> gr.HTML:
+    """What the person signed in said before."""
+    return _desk("history.js")
+
+
+def review_desk() -> gr.HTML:
+    """Tasks on which labelers disagree, for a reviewer."""
+    return _desk("board.js", "review.js")
+
+
+def _desk(*scripts: str) -> gr.HTML:
     # not a subclass: Gradio would write a stub file beside the source of each
-    script = (FOLDER / "desk.js").read_text() + (FOLDER / view).read_text()
+    script = "".join((FOLDER / name).read_text() for name in ("desk.js", *scripts))
     return gr.HTML(html_template="<div></div>", js_on_load=script, apply_default_css=False)

@@ -305,8 +305,6 @@ function rankingView() {
     reasons: ["I do not know enough to judge this", "The prompt makes no sense", "The responses are too alike to tell apart", "I would rather not read this"],
     keys: [["1 … 9", "rank the response you are on; equal ranks are a tie"], ["0", "take its rank away"], ["u", "cannot be ranked"],
       ["↑ ↓", "move between responses (also Tab)"], ["d", "ratings, flags, rewrite"], ["Enter", "submit (Ctrl Enter from a text field)"], ["s", "skip this task, with a reason"],
-      ["b", "back to the answer you sent last"], ["Esc", "leave a text field"], ["?", "these keys"]],
+      ["z", "take back the answer you sent last"], ["b", "change it, and leave it standing meanwhile"], ["Esc", "leave a text field"], ["?", "these keys"]],
   };
 }
-
-runDesk(element, "ranking", rankingView());

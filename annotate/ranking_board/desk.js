@@ -1,11 +1,12 @@
 // What the ranking board and the demonstration desk share: the way of one task from hand-out to receipt.
-// Reads   /api/v1: tasks/next, tasks/{id}/label, tasks/{id}/skip, tasks/{id}/lease; me
-// Writes  labels through /api/v1, and the draft of the present task to localStorage
+// Reads   /api/v1: me, guideline, tasks/next (the present task, and the one after it ahead of time), tasks/{id}/mine
+// Writes  labels, skips, undone labels and drafts through /api/v1; drafts to localStorage as well
 // Every text that came from a person or a model reaches the screen through textContent, and no other way.
 
 const API = "/api/v1";
 const IDLE_SECONDS = 120;  // without a key or a move for so long, nobody is reading
 const LOOK_SECONDS = 5;  // how often a desk without work looks for some
+const SAVE_SECONDS = 2;  // how often a changed draft goes to the server
 const DRAFT_DAYS = 14;
 
 function make(tag, attributes = {}, ...children) {
@@ -35,26 +36,32 @@ class Refused extends Error {
   }
 }
 
-// One request, sent again until the server has answered it. Sending again is safe: the same body has the same answer.
-async function call(method, path, body, onTrouble = () => {}) {
+// One request: the answer, null for none. Throws Refused, or anything else when the server cannot be reached.
+async function once(method, path, body) {
   const sent = body === undefined ? undefined : JSON.stringify(body);
+  const abort = new AbortController();
+  const timer = setTimeout(() => abort.abort(), 20000);
+  try {
+    const response = await fetch(API + path, {
+      method, body: sent, signal: abort.signal, credentials: "same-origin", cache: "no-store",
+      headers: { Accept: "application/json", ...(sent && { "Content-Type": "application/json" }) },
+    });
+    if ([429, 502, 503, 504].includes(response.status)) throw new Error(`The server is busy (${response.status}).`);
+    const answer = response.status === 204 ? null : await response.json().catch(() => ({}));
+    if (!response.ok) throw new Refused(response.status, answer);
+    return answer;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+// The same, sent again until the server has answered it. Sending again is safe: the same body has the same answer.
+async function call(method, path, body, onTrouble = () => {}) {
   for (let attempt = 0; ; attempt += 1) {
-    const abort = new AbortController();
-    const timer = setTimeout(() => abort.abort(), 20000);
     try {
-      const response = await fetch(API + path, {
-        method, body: sent, signal: abort.signal, credentials: "same-origin", cache: "no-store",
-        headers: { Accept: "application/json", ...(sent && { "Content-Type": "application/json" }) },
-      });
-      if (![429, 502, 503, 504].includes(response.status)) {
-        const answer = response.status === 204 ? null : await response.json().catch(() => ({}));
-        if (!response.ok) throw new Refused(response.status, answer);
-        return answer;
-      }
+      return await once(method, path, body);
     } catch (error) {
-      if (error instanceof Refused) throw error;  // anything else is the network: try again
-    } finally {
-      clearTimeout(timer);
+      if (error instanceof Refused) throw error;
     }
     onTrouble();
     await sleep(Math.min(500 * 2 ** attempt, 15000));
@@ -69,7 +76,8 @@ function conversation(messages) {
   return make("section", { class: "pawl-conversation", "aria-label": "Conversation" }, ...turns);
 }
 
-// Drafts are kept per person and task, so that a shared computer never shows one labeler another's opinion.
+// Drafts are kept per person and task, so that a shared computer never shows one labeler another's opinion. A draft
+// remembers the one on the server that it goes beyond (`synced`), so that of two the later can be told without clocks.
 const drafts = {
   key: (who, task) => `pawl.draft.${who}.${task}`,
   read(who, task) {
@@ -83,6 +91,13 @@ const drafts = {
     try {
       localStorage.setItem(this.key(who, task), JSON.stringify({ ...draft, saved: Date.now() }));
     } catch { /* storage is off or full: the work stays on the screen, and the server has the last word */ }
+  },
+  // The later of the draft in this browser and the one that came with the task.
+  latest(who, task) {
+    const here = this.read(who, task.task_id), there = task.draft;
+    if (!there) return here;
+    if (here && (here.synced === there.saved_at || here.saved > Date.parse(there.saved_at))) return here;
+    return { work: there.work, seconds: there.seconds ?? 0, synced: there.saved_at };
   },
   drop(who, task) {
     try { localStorage.removeItem(this.key(who, task)); } catch { /* storage is off */ }
@@ -148,55 +163,136 @@ function showKeys(element, keys) {
   close.focus();
 }
 
+// The guideline as it reads now, until it is said to be read.
+async function showGuideline(element) {
+  const guideline = await call("GET", "/guideline");
+  if (element.querySelector("dialog[open]")) return;
+  const read = make("button", { type: "button", class: "pawl-button pawl-primary", text: "I have read this" });
+  const text = make("div", { class: "pawl-text pawl-guideline", tabindex: 0, text: guideline.text });
+  const dialog = make("dialog", { class: "pawl-dialog pawl-wide", "aria-label": "The guideline has changed" },
+    make("h2", { text: "The guideline has changed" }), text, read);
+  const done = () => {
+    dialog.remove();
+    call("POST", "/guideline/read", { hash: guideline.hash }).catch(() => null);  // refused: it changed again meanwhile
+  };
+  read.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", done);
+  element.append(dialog);
+  dialog.showModal();
+  read.focus();
+}
+
 // Runs one kind of task in `element`. The view says what a task looks like and what the answer is:
 //   view.draw(task, desk) -> Node      view.read() -> draft      view.write(draft)      view.focus()
 //   view.answer(draft) -> {answer} | {problem, mend}      view.key(event) -> handled?      view.keys, view.reasons, view.words
 function runDesk(element, kind, view) {
   const watch = stopwatch();
   const status = make("div", { class: "pawl-status", role: "status", "aria-live": "polite" });
+  const saved = make("div", { class: "pawl-saved" });
   const work = make("div", { class: "pawl-work" });
   const bar = make("div", { class: "pawl-bar" });
   element.classList.add("pawl-desk");
   element.replaceChildren(work, bar);
-  let who = "", task = null, previous = null, busy = false, looking = false, renewing = false, renewed = 0, done = 0;
+  let who = "", task = null, ahead = null, previous = null, revising = false;
+  let busy = false, looking = false, renewing = false, saving = false, unsaved = false, touched = false, synced, renewed = 0, done = 0;
 
   const say = (text, tone = "") => { status.textContent = text; status.dataset.tone = tone; };
   const trouble = () => say("No connection. Your work is kept here and is sent as soon as the server answers.", "warn");
   const desk = { say, changed, submit, skip, element };
+  const returns = new URLSearchParams(location.search).get("task");  // the task whose answer is to be revised
 
   function changed() {
-    if (task) drafts.write(who, task.task_id, { work: view.read(), seconds: watch.read() });
+    keep();
+    unsaved = touched = true;
+    showSaved();
   }
 
-  function open(next, kept, message) {
+  function keep() {
+    if (task) drafts.write(who, task.task_id, { work: view.read(), seconds: watch.read(), synced, touched });
+  }
+
+  // What is on the screen, to the server: it comes back with the task on any computer. An answer that was sent already
+  // has no draft there; its changes wait in this browser.
+  async function save() {
+    if (!unsaved || !task || revising || busy || saving) return;
+    const mine = task;
+    saving = true;
+    unsaved = false;
+    try {
+      const answer = await once("PUT", `/tasks/${encodeURIComponent(mine.task_id)}/draft`, { lease: mine.lease, work: view.read(), seconds: watch.read() });
+      if (task === mine) { synced = answer.saved_at; if (!unsaved) keep(); }
+    } catch (error) {
+      if (task === mine) unsaved = true;
+      if (!(error instanceof Refused)) trouble();
+    } finally {
+      saving = false;
+      showSaved();
+    }
+  }
+
+  function showSaved() {
+    const words = !task || (!unsaved && !synced) ? "" : !unsaved ? "Draft saved" : revising ? "Not sent yet: submit to keep the change" : "Draft kept here, saving…";
+    if (saved.textContent !== words) saved.textContent = words;
+    saved.dataset.state = unsaved ? "unsaved" : "saved";
+  }
+
+  function open(next, kept, message, again = false) {
     task = next;
+    revising = again;
     renewed = Date.now();
-    const again = previous?.task.task_id === task.task_id;
+    synced = kept?.synced;
+    touched = Boolean(kept) && kept.touched !== false;
+    unsaved = touched && !synced;
     const buttons = [
       again ? make("button", { type: "button", class: "pawl-button pawl-quiet", onclick: leave, text: "Leave as it was" }) : null,
-      previous && !again ? make("button", { type: "button", class: "pawl-button pawl-quiet", onclick: back, title: "Change the answer you sent last (b)", text: "Back" }) : null,
+      previous && !again ? make("button", { type: "button", class: "pawl-button pawl-quiet", onclick: undo, title: "Take back the answer you sent last (z)", text: "Undo" }) : null,
       make("button", { type: "button", class: "pawl-button pawl-quiet", onclick: () => showKeys(element, view.keys) }, "Keys"),
-      make("button", { type: "button", class: "pawl-button pawl-quiet", onclick: skip }, "Skip"),
+      again ? null : make("button", { type: "button", class: "pawl-button pawl-quiet", onclick: skip }, "Skip"),
       make("button", { type: "button", class: "pawl-button pawl-primary pawl-submit", onclick: submit }, "Submit ", make("kbd", { text: view.submitKey })),
     ];
     work.replaceChildren(view.draw(task, desk));
     bar.replaceChildren(...(view.bar ? [view.bar()] : []),
-      make("div", { class: "pawl-actions" }, status, make("div", { class: "pawl-buttons" }, ...buttons.filter(Boolean))));
+      make("div", { class: "pawl-actions" }, status, saved, make("div", { class: "pawl-buttons" }, ...buttons.filter(Boolean))));
     element.dataset.state = "task";
     element.dataset.task = task.task_id;
     if (kept) view.write(kept.work);
     watch.start(kept?.seconds ?? 0);
-    say(message ?? (kept ? "Your draft is back." : view.words.fresh(task)));
+    say(message ?? (touched ? "Your draft is back." : view.words.fresh(task)));
+    showSaved();
     window.scrollTo(0, 0);
     view.focus();
+    if (again) return;
+    prefetch();
+    if (task.guideline?.read === false) showGuideline(element).catch(() => null);
+  }
+
+  // The task after this one, so that it is there at once. When it cannot be had now, it is asked for in its turn.
+  async function prefetch() {
+    const mine = task;
+    ahead = null;
+    try {
+      const found = await once("POST", "/tasks/next", { kind, after: mine.task_id });
+      if (task !== mine || !found || found.task_id === mine.task_id) return;
+      ahead = found;
+      if (mine.guideline?.read !== false && found.guideline?.read === false) {
+        found.guideline.read = true;
+        await showGuideline(element);
+      }
+    } catch { /* see above */ }
   }
 
   async function next(message) {
     if (looking) return;
+    const following = ahead;
+    ahead = null;
+    if (following && Date.parse(following.lease_expires_at) > Date.now() + 60000) {
+      open(following, drafts.latest(who, following), message);
+      return;
+    }
     looking = true;
     try {
       const found = await call("POST", "/tasks/next", { kind }, trouble);
-      if (found) open(found, drafts.read(who, found.task_id), message);
+      if (found) open(found, drafts.latest(who, found), message);
       else rest(message);
     } catch (error) {
       task = null;
@@ -243,7 +339,7 @@ function runDesk(element, kind, view) {
     if (!task || busy) return;
     const { answer, problem, mend } = view.answer();
     if (problem) { say(problem, "warn"); mend?.(); return; }
-    changed();
+    keep();
     busy = true;
     element.dataset.busy = "yes";
     say("Sending…");
@@ -252,6 +348,7 @@ function runDesk(element, kind, view) {
       drafts.drop(who, task.task_id);
       previous = { task, work: view.read(), seconds: watch.read() };
       done += 1;
+      if (returns) { location.assign("/history"); return; }
       await next(view.words.saved);
     } catch (error) {
       if (error.status === 404 || error.status === 409) await next(error.message); else refused(error);
@@ -272,7 +369,8 @@ function runDesk(element, kind, view) {
   }
 
   async function reclaim() {
-    const found = await call("POST", "/tasks/next", { kind }, trouble);
+    let found = await call("POST", "/tasks/next", { kind }, trouble);
+    if (found && found.task_id !== task.task_id) found = await call("POST", "/tasks/next", { kind, after: found.task_id }, trouble);
     if (found?.task_id !== task.task_id) return false;
     task = { ...task, lease: found.lease, lease_expires_at: found.lease_expires_at };
     return true;
@@ -296,19 +394,51 @@ function runDesk(element, kind, view) {
 
   function back() {
     if (!previous || busy || previous.task.task_id === task?.task_id) return;
-    changed();
+    keep();
     const { task: last, work: kept, seconds } = previous;
-    open(last, { work: kept, seconds }, "Your last answer. Change it and submit it again, or leave it as it was.");
+    ahead = null;
+    open(last, { work: kept, seconds }, "Your last answer. Change it and submit it again, or leave it as it was.", true);
+    unsaved = false;
+    showSaved();
   }
 
   function leave() {
     if (busy) return;
     drafts.drop(who, task.task_id);
-    next();
+    if (returns) location.assign("/history"); else next();
+  }
+
+  // Take the last answer back: it counts no more, and lies here again as it was.
+  async function undo() {
+    if (!previous || busy || revising) return;
+    keep();
+    busy = true;
+    const { task: last, work: kept, seconds } = previous;
+    try {
+      const answer = await call("POST", `/tasks/${encodeURIComponent(last.task_id)}/undo`, { lease: last.lease }, trouble);
+      previous = null;
+      done = Math.max(0, done - 1);
+      ahead = null;
+      open({ ...last, lease_expires_at: answer.lease_expires_at }, { work: kept, seconds }, "Your last answer is taken back. Submit it again, changed or not; or skip it.");
+      keep();
+    } catch (error) {
+      refused(error);
+    } finally {
+      busy = false;
+    }
+  }
+
+  // An answer of long ago, opened from the list of one's own labels.
+  async function reopen(id) {
+    const { answer, seconds, ...mine } = await call("GET", `/tasks/${encodeURIComponent(id)}/mine`, undefined, trouble);
+    const kept = answer.response === undefined ? answer : { text: answer.response, from: answer.from };
+    open(mine, { work: kept, seconds: seconds ?? 0 }, "Your earlier answer. Change it and submit it again, or leave it as it was.", true);
+    unsaved = false;
+    showSaved();
   }
 
   async function renew() {
-    if (!task || busy || renewing || document.visibilityState !== "visible") return;
+    if (!task || revising || busy || renewing || document.visibilityState !== "visible") return;
     const left = Date.parse(task.lease_expires_at) - Date.now();
     if (Date.now() - renewed < 60000 && left > 120000) return;
     renewed = Date.now();
@@ -333,18 +463,19 @@ function runDesk(element, kind, view) {
     if (event.isComposing || event.altKey || element.querySelector("dialog[open]")) return;
     if (task && view.key(event)) { event.preventDefault(); return; }
     if (event.ctrlKey || event.metaKey || typing(event.target)) return;
-    const action = { "?": () => showKeys(element, view.keys), s: task && skip, b: previous && back }[event.key];
+    const action = { "?": () => showKeys(element, view.keys), s: task && !revising && skip, b: previous && back, z: previous && undo }[event.key];
     if (action) { event.preventDefault(); action(); }
   });
   document.addEventListener("visibilitychange", () => {
-    if (document.visibilityState !== "visible") changed(); else if (task) renew(); else look();
+    if (document.visibilityState !== "visible") { keep(); save(); } else if (task) renew(); else look();
   });
   document.addEventListener("pawl-progress", () => { if (element.dataset.state === "idle") rest(); });
-  window.addEventListener("pagehide", changed);
+  window.addEventListener("pagehide", keep);
+  setInterval(save, SAVE_SECONDS * 1000);
   setInterval(renew, 60000);
   setInterval(look, LOOK_SECONDS * 1000);
 
   drafts.sweep();
   work.append(make("p", { class: "pawl-loading", text: "Loading…" }));
-  call("GET", "/me").then((me) => { who = me.name; return next(); }).catch(refused);
+  call("GET", "/me").then((me) => { who = me.name; return returns ? reopen(returns) : next(); }).catch(refused);
 }

@@ -42,7 +42,7 @@ function demonstrationView() {
     words: { fresh: () => "Answer as the model should have answered.", saved: "Saved. Here is the next prompt." },
     reasons: ["I do not know enough to answer this", "The prompt makes no sense", "No good response exists", "I would rather not read this"],
     keys: [["Ctrl Enter", "submit"], ["Esc", "leave the text field"], ["s", "skip, with a reason (outside the text field)"],
-      ["b", "back to the response you sent last (outside the text field)"], ["?", "these keys (outside the text field)"]],
+      ["z", "take back the response you sent last (outside the text field)"], ["b", "change it, and leave it standing meanwhile"], ["?", "these keys (outside the text field)"]],
   };
 }
 

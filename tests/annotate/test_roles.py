@@ -30,6 +30,7 @@ LOWEST = {  # the least role that each route answers; None is anyone, "owner" th
     ("GET", "/reviews"): "reviewer",
     ("GET", "/reviews/{task_id}"): "reviewer",
     ("PUT", "/reviews/{task_id}"): "reviewer",
+    ("POST", "/reviews/{task_id}/gold"): "researcher",
     ("POST", "/prompts"): "researcher",
     ("POST", "/tasks"): "researcher",
     ("POST", "/demonstrations"): "researcher",

@@ -1,0 +1,3 @@
+// The Rank page: one ranking task after the other.
+
+runDesk(element, "ranking", rankingView());
