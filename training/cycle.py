@@ -237,10 +237,11 @@ def evaluate(cycle: Cycle) -> None:
 
 
 def sample(cycle: Cycle) -> None:
-    """Responses of the promoted model become the next ranking tasks."""
-    run = cycle.train(
-        "sample", "--snapshot", snapshot_of(cycle), "--policy", promoted_now(cycle), "--seed", str(cycle.config.seed)
-    )
+    """Responses of the promoted model become the next ranking tasks, first those the reward model is unsure of."""
+    models = ["--policy", promoted_now(cycle)]
+    if "reward" in cycle.config.trained:
+        models += ["--reward", made_by(cycle, "reward")]
+    run = cycle.train("sample", "--snapshot", snapshot_of(cycle), *models, "--seed", str(cycle.config.seed))
     cycle.data("add", "batch", run)
 
 

@@ -1,8 +1,8 @@
 """Sampling: several responses of one policy to each of many prompts, for labelers to rank.
 
-Reads   a snapshot's prompts, of both splits, and a policy's checkpoint
+Reads   a snapshot's prompts, of both splits, a policy's checkpoint, and reward models where they are given
 Writes  batches/<run>.parquet: for each prompt K different responses, each with the checkpoint and the sampling settings
-        that made it
+        that made it, and how unsure the reward models are of their order: labelers get the least sure first
 Learns  nothing
 
     python -m training sample --snapshot var/snapshots/3f9a12c0be77 --policy sft-0001 --prompts 60 --responses 4
@@ -10,14 +10,16 @@ Learns  nothing
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data import batches, datasets, snapshots
@@ -28,8 +30,11 @@ from data.runs import RunFolder
 from data.workspace import Workspace
 from training import checkpoints, engine, model, parallel, tokenizer
 from training.metrics import Cancelled, Progress
+from training.rewards import load_judge, names_of
+from training.rollouts import scores
 
 ATTEMPTS = 4  # rounds of drawing again where responses were equal or empty
+MICROBATCH = 32  # responses judged at once
 GROUP = 16  # prompts sampled between two looks at the clock and at the wish to stop, more where a batch takes more
 
 
@@ -37,6 +42,7 @@ GROUP = 16  # prompts sampled between two looks at the clock and at the wish to 
 class Config:
     snapshot: Path  # whose prompts to respond to
     policy: str  # checkpoint id or folder of the model that responds
+    reward: str = ""  # reward models, by commas, that say how unsure they are of each prompt's responses
     prompts: int = 60  # how many; those ranked least often so far come first
     responses: int = 4  # to each prompt (K), all different
     max_new_tokens: int = 64  # a response that is longer is cut off there
@@ -71,13 +77,15 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     policy.to(parallel.device()).eval()
     asked = choose(config, snapshot, words, policy, run.id)
     sampler = Sampler(config, policy, words, checkpoints.name_of(path, config.policy))
+    judges = [load_judge(name, workspace, words).to(parallel.device()) for name in names_of(config.reward)]
     rows, ended = [], Counter[bool]()
     progress = Progress(run, "sample", len(asked))
     group = max(GROUP, config.batch_size // config.responses)
     for start in range(0, len(asked), group):
         if parallel.agreed(progress.stop_requested):
             raise Cancelled
-        rows += sampler.respond(asked[start : start + group], ended)
+        responded = sampler.respond(asked[start : start + group], ended)
+        rows += with_uncertainty(responded, asked[start : start + group], judges, words) if judges else responded
         progress.log(min(start + group, len(asked)), prompts=len(rows), ended=ended[True] / max(1, ended.total()))
     if not rows:
         raise InvalidInput(f"{config.policy} gave no prompt two different responses. Nothing was written.")
@@ -94,6 +102,31 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     }
     run.update(state="done", checkpoint=None, batch=run.id, progress=1.0, metrics=metrics)
     print(f"sample: {metrics}", flush=True)
+
+
+def with_uncertainty(
+    rows: Sequence[BatchRow], asked: Sequence[Asked], judges: Sequence[PreTrainedModel], words: PreTrainedTokenizerBase
+) -> list[BatchRow]:
+    """The rows with how unsure the judges are of each."""
+    ids = {a.prompt.id: a.ids for a in asked}
+    prompts = [ids[row.prompt_id] for row in rows for _ in row.responses]
+    texts = [response.text for row in rows for response in row.responses]
+    found = torch.stack([scores(judge, words, prompts, texts, microbatch=MICROBATCH) for judge in judges])
+    groups = found.split([len(row.responses) for row in rows], dim=1)
+    return [replace(row, uncertainty=uncertainty(group)) for row, group in zip(rows, groups, strict=True)]
+
+
+def uncertainty(scores: Tensor) -> float:
+    """How unsure reward models are of the order of K responses: 0 when they are certain, 1 when they know nothing.
+
+    scores: (models, K). The entropy in bits of which of two responses is better, the mean over all pairs; the
+    probability is the mean over the models of sigmoid(r_i - r_j), so that models that contradict each other are unsure
+    together (the query-by-committee of Seung et al. 1992 with the loss's own Bradley-Terry probabilities).
+    """
+    first, second = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1)
+    better = torch.sigmoid(scores[:, first] - scores[:, second]).double().mean(0)
+    entropy = torch.special.entr(better) + torch.special.entr(1 - better)
+    return min(1.0, float(entropy.mean()) / math.log(2))
 
 
 def choose(

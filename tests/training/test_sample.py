@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from collections import Counter
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from data import batches, snapshots
 from data.errors import InvalidInput
 from data.runs import RunFolder
-from training import sample
+from training import checkpoints, sample
+from training.model import scalar_from_policy
 from training.sample import Config
 
 
@@ -107,6 +109,31 @@ def test_a_policy_with_one_thing_to_say_gives_no_batch(config, run, workspace, p
     with pytest.raises(InvalidInput, match="two different responses"):
         sample.main(cold, run, workspace)
     assert not list(workspace.batches.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([[0.5, 0.5, 0.5]], 1.0),  # nothing to choose between
+        ([[math.log(3), 0.0]], 0.811278),  # 3 to 1: -(.75 log2 .75 + .25 log2 .25)
+        ([[9.0, -9.0], [-9.0, 9.0]], 1.0),  # each model is certain, of the opposite
+        ([[100.0, 0.0, 0.0]], 1 / 3),  # two pairs are certain, of one nothing is known
+    ],
+)
+def test_reward_models_are_unsure_where_scores_are_close_or_contradict_each_other(scores, expected):
+    assert sample.uncertainty(torch.tensor(scores)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_with_a_reward_model_each_task_says_how_unsure_it_is(config, run, workspace, saved_policy, words):
+    torch.manual_seed(0)
+    judge = scalar_from_policy(saved_policy)
+    made = {"stage": "reward", "parents": [], "snapshot": None, "config": {}, "metrics": {}, "seed": 0}
+    checkpoints.save(workspace.checkpoints, "reward-0001", model=judge, tokenizer=words, **made)
+
+    batch = sampled(dataclasses.replace(config, reward="reward-0001"), run, workspace)
+
+    assert all(0 < row.uncertainty <= 1 for row in batch.rows)
+    assert len({row.uncertainty for row in batch.rows}) > 1
 
 
 def test_a_ranking_needs_2_to_9_responses():
