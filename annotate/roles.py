@@ -46,7 +46,8 @@ async def _owner(request: Request, context: Here) -> User:
 
 Anyone = Annotated[User, _at_least("labeler")]  # signed in
 Labeler = Annotated[User, Depends(_person)]  # a person: not the owner token
-Reviewer = Annotated[User, Depends(_reviewer)]  # a person
+Reviewer = Annotated[User, _at_least("reviewer")]
+ReviewingPerson = Annotated[User, Depends(_reviewer)]
 Researcher = Annotated[User, _at_least("researcher")]
 Admin = Annotated[User, _at_least("admin")]
 Owner = Annotated[User, Depends(_owner)]

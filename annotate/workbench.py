@@ -14,7 +14,7 @@ from pydantic import AwareDatetime
 from annotate import roles
 from annotate.bodies import Admission, DraftBody, GuidelineRead, GuidelineText, Lease, Review
 from annotate.context import Context
-from annotate.roles import Anyone, Here, Json, Labeler, Researcher, Reviewer
+from annotate.roles import Anyone, Here, Json, Labeler, Researcher, Reviewer, ReviewingPerson
 from data.errors import NotFound
 from data.exports import iso
 from data.records import Assignment, Guideline, Prompt, User
@@ -180,7 +180,7 @@ def review(task_id: str, user: Reviewer, context: Here) -> Json:
 
 
 @router.put("/reviews/{task_id}", tags=["review"])
-def adjudicate(task_id: str, body: Review, user: Reviewer, context: Here) -> Json:
+def adjudicate(task_id: str, body: Review, user: ReviewingPerson, context: Here) -> Json:
     """My answer, a label of its own. The same again gives the same answer; another is a new revision."""
     hash = context.store.project.guideline_of(user.name)
     receipt = context.store.reviews.adjudicate(user.name, task_id, body.answer(), guideline=hash)

@@ -54,12 +54,12 @@ class AppServer:
             self.call("POST", f"/tasks/{task['task_id']}/skip", skip, made["token"])
         return made["name"], made["token"]
 
-    def ranking_task(self, responses: list[str], messages: list[dict[str, str]] | None = None) -> str:
+    def ranking_task(self, responses: list[str], messages: list[dict[str, str]] | None = None, overlap: int = 1) -> str:
         """A new task to rank these responses; its id."""
         asked = messages or [{"role": "user", "content": f"Question {next(_numbers)}: what is a pawl?"}]
         (prompt,) = self.call("POST", "/prompts", [{"messages": asked, "split": "train"}])["ids"]
         given = [{"text": text, "source": "elsewhere"} for text in responses]
-        return self.call("POST", "/tasks", {"prompt_id": prompt, "responses": given, "overlap": 1})["task_id"]
+        return self.call("POST", "/tasks", {"prompt_id": prompt, "responses": given, "overlap": overlap})["task_id"]
 
     def rankings(self) -> dict[str, dict[str, Any]]:
         """The exported ranking rows, by task."""
