@@ -50,9 +50,12 @@ def health(context: Here) -> Json:
 
 
 @signed_in.get("/me", tags=["people"])
-def me(user: Anyone) -> Json:
+def me(user: Anyone, context: Here) -> Json:
     """Who this token or session is."""
-    return {"name": user.name, "role": user.role, "pseudonym": user.pseudonym}
+    person: Json = {"name": user.name, "role": user.role, "pseudonym": user.pseudonym}
+    if context.store.project.must_qualify(user):
+        person["qualifying"] = True  # until then they are given nothing but the qualification tasks
+    return person
 
 
 # labeling

@@ -14,12 +14,13 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from data import assignment
 from data.agreement import accuracy
 from data.assignment import UNLIMITED
 from data.catalog import checked_responses, ranking_rows
 from data.errors import Conflict, NotFound
 from data.live import Live
-from data.records import FLAGS, Guideline, NewResponse, Settings
+from data.records import FLAGS, Guideline, NewResponse, Settings, User
 from data.rows import (
     AdmissionRow,
     AuditRow,
@@ -106,6 +107,10 @@ class Project:
         )
         task_id: str = self._write(decide)
         return task_id
+
+    def must_qualify(self, user: User) -> bool:
+        """Whether this person is given nothing but qualification tasks: they have not passed them yet."""
+        return assignment.must_qualify(self._live(), user)
 
     def admit(self, labeler: str, author: str) -> None:
         """Let this labeler work, whatever they scored in the qualification. Raises NotFound."""

@@ -163,6 +163,9 @@ function showKeys(element, keys) {
   close.focus();
 }
 
+const QUALIFYING = { title: "Your first answers are in", links: [["Write demonstrations", "/demonstrate"]],
+  text: "A researcher looks at them before you are given more to rank. This page goes on by itself." };
+
 // The guideline as it reads now, until it is said to be read.
 async function showGuideline(element) {
   const guideline = await call("GET", "/guideline");
@@ -194,7 +197,7 @@ function runDesk(element, kind, view) {
   element.classList.add("pawl-desk");
   element.replaceChildren(work, bar);
   let who = "", task = null, ahead = null, previous = null, revising = false;
-  let busy = false, looking = false, renewing = false, saving = false, unsaved = false, touched = false, synced, renewed = 0, done = 0;
+  let busy = false, looking = false, renewing = false, saving = false, unsaved = false, touched = false, qualifying = false, synced, renewed = 0, done = 0;
 
   const say = (text, tone = "") => { status.textContent = text; status.dataset.tone = tone; };
   const trouble = () => say("No connection. Your work is kept here and is sent as soon as the server answers.", "warn");
@@ -292,8 +295,9 @@ function runDesk(element, kind, view) {
     looking = true;
     try {
       const found = await call("POST", "/tasks/next", { kind }, trouble);
-      if (found) open(found, drafts.latest(who, found), message);
-      else rest(message);
+      if (found) { open(found, drafts.latest(who, found), message); return; }
+      qualifying = kind === "ranking" && (await call("GET", "/me", undefined, trouble)).qualifying === true;
+      rest(message);
     } catch (error) {
       task = null;
       refused(error);
@@ -308,7 +312,7 @@ function runDesk(element, kind, view) {
     task = null;
     element.dataset.state = "idle";
     delete element.dataset.task;
-    const why = view.idle(document.pawlProgress ?? null, done);
+    const why = qualifying ? QUALIFYING : view.idle(document.pawlProgress ?? null, done);
     const shown = JSON.stringify(why);
     if (!arrived && work.dataset.why === shown && work.querySelector(".pawl-idle")) return;
     work.dataset.why = shown;

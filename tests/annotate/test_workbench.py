@@ -76,6 +76,23 @@ def test_a_gold_task_looks_like_any_other_and_stays_out_of_the_export(world):
     assert refused.status_code == 422 and "a list of 3 ranks" in refused.json()["detail"]
 
 
+def test_who_did_not_pass_the_qualification_is_told_so_and_can_be_let_in(world):
+    prompts = [{"messages": [{"role": "user", "content": "Q?"}]}]
+    [prompt] = world.call("POST", "/prompts", "researcher", json=prompts).json()["ids"]
+    responses = [{"text": f"response {n}", "source": "test"} for n in range(3)]
+    test = {"prompt_id": prompt, "responses": responses, "gold": [1, 2, 3], "purpose": "qualification"}
+    world.call("POST", "/tasks", "researcher", json=test)
+    work = world.ranking_task()
+
+    submit(world, next_task(world), [3, 2, 1])
+
+    assert next_task(world) is None
+    assert world.call("GET", "/me", "labeler").json()["qualifying"] is True
+    assert "qualifying" not in world.call("GET", "/me", "reviewer").json()
+    world.call("POST", "/admissions", "researcher", json={"labeler": "labeler"})
+    assert next_task(world)["task_id"] == work
+
+
 def test_a_changed_guideline_is_new_to_who_worked_under_another_and_to_nobody_else(world):
     for n in range(2):
         world.ranking_task(prompt=f"Question {n}?", overlap=2)
