@@ -339,9 +339,18 @@ def unknown(path: str, request: Request) -> Response:
 
 def _methods_of(request: Request) -> set[str]:
     """The methods that the documented routes take at this request's path."""
-    path = request.url.path.removeprefix(PREFIX)
-    routes: list[Any] = [*to_all.routes, *signed_in.routes]
-    return {method for route in routes if route.path_regex.match(path) for method in route.methods}
+    given = request.url.path.split("/")
+    documented: dict[str, Json] = request.app.openapi()["paths"]
+    return {
+        method.upper() for path, methods in documented.items() if _fits(path.split("/"), given) for method in methods
+    }
+
+
+def _fits(parts: list[str], given: list[str]) -> bool:
+    """Whether a path is one of those that a documented one, with its {parameters}, stands for."""
+    return len(parts) == len(given) and all(
+        part == each or (each and part.startswith("{")) for part, each in zip(parts, given, strict=True)
+    )
 
 
 def _iso(moment: datetime) -> str:

@@ -16,7 +16,7 @@ const get = (path) => fetch(path, { credentials: "same-origin", cache: "no-store
 }).catch(() => null);  // the head of the page can wait; the desk below speaks of a lost connection
 
 const LABELING = [["Rank", "/"], ["Demonstrate", "/demonstrate"]];
-const RESEARCH = [["Datasets", "/datasets"], ["Training", "/training"], ["Checkpoints", "/checkpoints"]];
+const RESEARCH = [["People", "/people"], ["Datasets", "/datasets"], ["Training", "/training"], ["Checkpoints", "/checkpoints"]];
 const here = location.pathname.replace(/\/+$/, "") || "/";
 
 const link = ([text, href]) => make("a", { href, text, "aria-current": href === here ? "page" : null });
