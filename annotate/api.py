@@ -7,14 +7,12 @@ functions, so they run on the thread pool: a submission waits there for the comm
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.security import HTTPBearer
+from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
-from annotate import PREFIX, VERSION, exports
+from annotate import PREFIX, VERSION, exports, insight, roles, workbench
 from annotate.bodies import (
     BatchBody,
     CheckpointBody,
@@ -32,64 +30,16 @@ from annotate.bodies import (
     TaskBody,
     Withdrawal,
 )
-from annotate.context import Context
 from annotate.problems import problem
+from annotate.roles import Admin, Anyone, Here, Json, Labeler, Owner, Researcher
 from data import batches, owner, snapshots
 from data.errors import InvalidInput, NotFound
-from data.records import Checkpoint, CycleStatus, Role, User
+from data.exports import iso
+from data.records import Checkpoint, CycleStatus
 
-Json = dict[str, Any]
-
-
-def here(request: Request) -> Context:
-    """The app's parts."""
-    context: Context = request.app.state.context
-    return context
-
-
-async def _here(request: Request) -> Context:  # async: answered on the event loop, without a hop to a thread
-    return here(request)
-
-
-Here = Annotated[Context, Depends(_here)]
-
-
-def _at_least(role: Role) -> Any:
-    async def check(request: Request, context: Here) -> User:
-        return context.auth.require(request, role)
-
-    return Depends(check)
-
-
-async def _person(request: Request, context: Here) -> User:
-    return context.auth.require_person(request)
-
-
-async def _owner(request: Request, context: Here) -> User:
-    return context.auth.require_owner(request)
-
-
-Anyone = Annotated[User, _at_least("labeler")]  # signed in
-Labeler = Annotated[User, Depends(_person)]
-Researcher = Annotated[User, _at_least("researcher")]
-Admin = Annotated[User, _at_least("admin")]
-Owner = Annotated[User, Depends(_owner)]
-
-bearer = HTTPBearer(auto_error=False, description="An API token, as `python -m annotate users add` prints it.")
-PROBLEMS: dict[int | str, Json] = {  # what every route may answer instead: RFC 9457 problem documents
-    status: {"description": words, "content": {"application/problem+json": {"schema": {"type": "object"}}}}
-    for status, words in (
-        (401, "Not signed in"),
-        (403, "This role may not do this"),
-        (404, "Nothing by that name"),
-        (409, "Not in the present state: an expired or foreign lease, a name that is taken, too few labels"),
-        (413, "The body is too large"),
-        (422, "What was sent cannot be stored: the detail names the field"),
-    )
-}
 router = APIRouter(prefix=PREFIX)
 to_all = APIRouter()
-signed_in = APIRouter(dependencies=[Depends(bearer)], responses=PROBLEMS)
+signed_in = roles.signed_in()
 
 
 @to_all.get("/health", tags=["app"])
@@ -110,20 +60,11 @@ def me(user: Anyone) -> Json:
 
 @signed_in.post("/tasks/next", tags=["labeling"], responses={204: {"description": "Nothing left"}}, response_model=Json)
 def next_task(body: NextTask, user: Labeler, context: Here) -> Any:
-    """My open lease first, else a new task."""
-    assignment = context.store.next_task(user.name, body.kind)
+    """My open lease first, else a new task. With `after`, a task that I hold, the one that comes after it."""
+    assignment = context.store.next_task(user.name, body.kind, body.after)
     if assignment is None:
         return Response(status_code=204)
-    task: Json = {
-        "task_id": assignment.task.id,
-        "kind": assignment.task.kind,
-        "lease": assignment.lease,
-        "lease_expires_at": _iso(assignment.lease_expires_at),
-        "prompt": {"messages": [{"role": m.role, "content": m.content} for m in assignment.prompt.messages]},
-    }
-    if assignment.task.kind == "ranking":  # blind: no word of which model wrote what
-        task["responses"] = [{"id": response.id, "text": response.text} for response in assignment.responses]
-    return task
+    return workbench.task_of(context, user, assignment)
 
 
 @signed_in.put("/tasks/{task_id}/label", tags=["labeling"])
@@ -135,7 +76,7 @@ def submit(task_id: str, body: LabelBody, user: Labeler, context: Here) -> Json:
         task_id,
         body.lease,
         body.answer(),
-        guideline=context.guideline.hash,
+        guideline=context.store.project.guideline_of(user.name),
         client_at=body.client_at,
     )
     return {"label_id": receipt.label_id, "revision": receipt.revision}
@@ -151,7 +92,7 @@ def skip(task_id: str, body: Skip, user: Labeler, context: Here) -> Json:
 @signed_in.post("/tasks/{task_id}/lease", tags=["labeling"])
 def renew(task_id: str, body: Lease, user: Labeler, context: Here) -> Json:
     """Keep the task for another while: the page asks for this while it is in view."""
-    return {"lease_expires_at": _iso(context.store.renew_lease(user.name, task_id, body.lease))}
+    return {"lease_expires_at": iso(context.store.renew_lease(user.name, task_id, body.lease))}
 
 
 # what there is to label
@@ -165,11 +106,20 @@ def add_prompts(body: list[PromptBody], user: Researcher, context: Here) -> Json
 
 @signed_in.post("/tasks", tags=["tasks"])
 def add_tasks(body: TaskBody, user: Researcher, context: Here) -> Json:
-    """Have responses ranked that were made elsewhere; or ask for demonstrations of prompts."""
+    """Have responses ranked that were made elsewhere; or ask for demonstrations of prompts.
+
+    With `gold`, the ranks expected, it is a task that checks labelers: it comes to everyone, silently or (purpose
+    qualification) before their work, and its labels are in no dataset.
+    """
     if isinstance(body, DemonstrationTasks):
         return {"task_ids": context.store.add_demonstration_tasks(body.prompt_ids, body.overlap)}
     responses = [response.record() for response in body.responses]
-    return {"task_id": context.store.add_ranking_task(body.prompt_id, responses, body.overlap)}
+    if body.gold is None:
+        return {"task_id": context.store.add_ranking_task(body.prompt_id, responses, body.overlap)}
+    task_id = context.store.project.add_gold_task(
+        body.prompt_id, responses, body.gold, purpose=body.purpose, note=body.note, author=user.name
+    )
+    return {"task_id": task_id}
 
 
 @signed_in.post("/demonstrations", tags=["tasks"])
@@ -297,7 +247,7 @@ def put_run(run_id: str, body: dict[str, Any], user: Owner, context: Here) -> Js
 @signed_in.get("/users", tags=["people"])
 def list_users(user: Admin, context: Here) -> list[Json]:
     """Everyone who may sign in, or once might."""
-    return [{**asdict(person), "created_at": _iso(person.created_at)} for person in context.store.users()]
+    return [{**asdict(person), "created_at": iso(person.created_at)} for person in context.store.users()]
 
 
 @signed_in.post("/users", tags=["people"])
@@ -321,6 +271,8 @@ def disable_user(name: str, user: Admin, context: Here) -> Json:
 
 
 router.include_router(to_all)
+router.include_router(workbench.router)
+router.include_router(insight.router)
 router.include_router(signed_in)
 
 
@@ -339,22 +291,9 @@ def unknown(path: str, request: Request) -> Response:
 
 def _methods_of(request: Request) -> set[str]:
     """The methods that the documented routes take at this request's path."""
-    given = request.url.path.split("/")
-    documented: dict[str, Json] = request.app.openapi()["paths"]
-    return {
-        method.upper() for path, methods in documented.items() if _fits(path.split("/"), given) for method in methods
-    }
-
-
-def _fits(parts: list[str], given: list[str]) -> bool:
-    """Whether a path is one of those that a documented one, with its {parameters}, stands for."""
-    return len(parts) == len(given) and all(
-        part == each or (each and part.startswith("{")) for part, each in zip(parts, given, strict=True)
-    )
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat()
+    path = request.url.path.removeprefix(PREFIX)
+    routes: list[Any] = [*to_all.routes, *workbench.router.routes, *insight.router.routes, *signed_in.routes]
+    return {method for route in routes if route.path_regex.match(path) for method in route.methods}
 
 
 def _cycle(status: CycleStatus) -> Json:
@@ -362,4 +301,4 @@ def _cycle(status: CycleStatus) -> Json:
 
 
 def _checkpoint(checkpoint: Checkpoint) -> Json:
-    return {**asdict(checkpoint), "created_at": _iso(checkpoint.created_at)}
+    return {**asdict(checkpoint), "created_at": iso(checkpoint.created_at)}

@@ -24,7 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
-from annotate import PREFIX, VERSION, api, insight, problems, sign_in
+from annotate import PREFIX, VERSION, api, problems, sign_in
 from annotate.context import Context
 from annotate.guards import Guards
 
@@ -86,8 +86,7 @@ def create_app(context: Context, *, pages: bool = True, on_pages_failed: Callabl
     app.add_middleware(CORSMiddleware, allow_origins=[])
     app.add_middleware(Guards, auth=context.auth, pages_ready=lambda: state.ready, stopping=app.state.stopping)
     problems.install(app)
-    app.include_router(insight.router)
-    app.include_router(api.router)  # last of the API's: it answers for what is no route
+    app.include_router(api.router)
     app.include_router(sign_in.router)
     app.add_api_route("/favicon.ico", _favicon, include_in_schema=False)
     app.add_api_route("/manifest.json", _manifest, include_in_schema=False)

@@ -34,6 +34,7 @@ class Body(BaseModel):
 
 class NextTask(Body):
     kind: TaskKind
+    after: str | None = None  # a task that is on the screen: the next one is wanted already
 
 
 class Rewrite(Body):
@@ -71,11 +72,12 @@ class DemonstrationBody(Body):
 
     lease: str
     response: str
+    started_from: str | None = Field(None, alias="from")  # id of the model's response that they began with
     seconds: FiniteFloat | None = None
     client_at: AwareDatetime | None = Field(None, strict=False)
 
     def answer(self) -> DemonstrationAnswer:
-        return DemonstrationAnswer(self.response, self.seconds)
+        return DemonstrationAnswer(self.response, self.seconds, self.started_from)
 
 
 def _kind_of_label(body: Any) -> TaskKind:
@@ -95,6 +97,38 @@ class Skip(Body):
 
 class Lease(Body):
     lease: str
+
+
+class DraftBody(Body):
+    """What is on the screen; `work` is the page's own affair."""
+
+    lease: str
+    work: dict[str, Any]
+    seconds: FiniteFloat | None = None
+
+
+class Review(Body):
+    """A reviewer's answer to a task on which labelers disagree."""
+
+    ranks: dict[str, int]
+    unrankable: list[str] = []
+    comment: str = ""
+    seconds: FiniteFloat | None = None
+
+    def answer(self) -> RankingAnswer:
+        return RankingAnswer(self.ranks, tuple(self.unrankable), comment=self.comment, seconds=self.seconds)
+
+
+class GuidelineText(Body):
+    text: str
+
+
+class GuidelineRead(Body):
+    hash: str
+
+
+class Admission(Body):
+    labeler: str  # name or pseudonym
 
 
 class MessageBody(Body):
@@ -129,6 +163,9 @@ class RankingTask(Body):
     prompt_id: str
     responses: list[ResponseBody]
     overlap: int = 1
+    gold: list[int | None] | None = None  # the ranks expected, in the order of the responses
+    purpose: Literal["gold", "qualification"] = "gold"
+    note: str = ""
 
 
 class DemonstrationTasks(Body):

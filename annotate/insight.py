@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends
+from annotate import roles
+from annotate.roles import Here, Json, Labeler, Researcher
 
-from annotate import PREFIX
-from annotate.api import PROBLEMS, Here, Json, Labeler, Researcher, bearer
-
-router = APIRouter(prefix=PREFIX, tags=["people"], dependencies=[Depends(bearer)], responses=PROBLEMS)
+router = roles.signed_in()
 
 
-@router.get("/labelers")
+@router.get("/labelers", tags=["people"])
 def labelers(user: Researcher, context: Here) -> Json:
     """Each labeler, by pseudonym: counts, seconds, agreement, gold, what sways them. With every definition."""
     found = context.store.insight()
-    return {name: found[name] for name in ("labelers", "bins", "definitions")}
+    return {name: found[name] for name in ("at", "labelers", "bins", "definitions")}
 
 
-@router.get("/labelers/me")
+@router.get("/labelers/me", tags=["people"])
 def my_numbers(user: Labeler, context: Here) -> Json:
     """My own counts, median seconds and self-agreement."""
     return context.store.own_numbers(user.name)
 
 
-@router.get("/progress")
+@router.get("/progress", tags=["people"])
 def progress(user: Researcher, context: Here) -> Json:
     """Labels per day (UTC), queue, agreement, responses by checkpoint, skips by reason, what sways choices."""
-    found, stats = context.store.insight(), context.store.stats()
-    return {
-        **found["project"],
-        **{name: stats[name] for name in ("labels", "tasks", "agreement", "tasks_per_hour")},
-        "bins": found["bins"],
-        "definitions": found["definitions"],
-    }
+    found = context.store.insight()
+    return found["project"] | {name: found[name] for name in ("at", "bins", "definitions")}

@@ -1,7 +1,8 @@
 """The app as a process: owns the store of one workspace from start to stop.
 
 Reads   the workspace
-Writes  server.json (url, pid, owner token; mode 0600) while it accepts connections; seeds and an admin at first start
+Writes  server.json (url, pid, owner token; mode 0600) while it accepts connections; at first start seeds, the
+        guidelines of annotate/guidelines.md, and an admin
 
 Ends with 0 when it was asked to stop (Ctrl-C, SIGTERM), 1 when it could not start or the store gave up.
 """
@@ -17,6 +18,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -24,7 +26,7 @@ from starlette.concurrency import run_in_threadpool
 
 from annotate.app import create_app
 from annotate.auth import Auth
-from annotate.context import Context, Guideline
+from annotate.context import Context
 from annotate.cycles import Cycles
 from data import interchange
 from data.errors import FeedbackError, StoreFailed, WorkspaceInUse
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 ADMIN = "admin"
+GUIDELINES = Path(__file__).with_name("guidelines.md")  # what a new project begins with
 GRACE = 5  # seconds that open connections (event streams, downloads) get when the app stops
 
 
@@ -92,7 +95,7 @@ class App:
         self._cycles = Cycles(workspace, store, preset=settings.preset, base=settings.base, launch=settings.launch)
         self._auth = Auth(store, self._owner_token)
         store.on_failure = self._store_failed
-        context = Context(store, workspace, self._cycles, self._auth, Guideline.read())
+        context = Context(store, workspace, self._cycles, self._auth)
         app = create_app(context, pages=settings.pages, on_pages_failed=self._pages_failed)
         self._server = Server(app, self._cycles, self._accepting)
 
@@ -100,6 +103,8 @@ class App:
         """Serve until asked to stop."""
         if not self._store.prompts():
             interchange.seed(self._store)
+        if self._store.project.guideline() is None:
+            self._store.project.set_guideline(GUIDELINES.read_text(encoding="utf-8"), "Pawl")
         self._server.run(sockets=[self._listener])
 
     def close(self) -> None:

@@ -126,6 +126,11 @@ def pairwise(tasks: Iterable[Sequence[Ranks]]) -> tuple[Share, Share]:
     return aware.share(), decisive.share()
 
 
+def accuracy(ranks: Ranks, expected: Ranks) -> float | None:
+    """How far one ranking agrees with the expected one: `pairwise` of the two. None when they share no ranked pair."""
+    return pairwise([[ranks, expected]])[0].value
+
+
 def alpha(units: Iterable[Sequence[float | None]], metric: Metric) -> Alpha:
     """Krippendorff's alpha of values that several people gave to the same units; None is a missing value.
 
@@ -135,14 +140,14 @@ def alpha(units: Iterable[Sequence[float | None]], metric: Metric) -> Alpha:
     """
     # coincidences: the pairs of values in a unit, each weighted 1 / (values in the unit - 1)
     together: defaultdict[tuple[float, float], float] = defaultdict(float)
-    for unit in units:
+    for unit, alike in Counter(map(tuple, units)).items():  # few ranks are possible, so most units come many times
         values = Counter(value for value in unit if value is not None)
         count = values.total()
         if count < 2:
             continue
         for a, times in values.items():
             for b, others in values.items():
-                together[a, b] += times * (others - (a == b)) / (count - 1)
+                together[a, b] += alike * times * (others - (a == b)) / (count - 1)
     totals: defaultdict[float, float] = defaultdict(float)
     for (a, _), weight in together.items():
         totals[a] += weight

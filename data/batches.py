@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
             # the sampler's settings as JSON text: a struct would freeze their names
             pa.list_(pa.struct([("text", pa.string()), ("source", pa.string()), ("sampling", pa.string())])),
         ),
+        ("uncertainty", pa.float64()),
     ]
 )
 
@@ -40,6 +41,7 @@ class BatchRow:
 
     prompt_id: str
     responses: tuple[NewResponse, ...]
+    uncertainty: float | None = None  # how unsure a reward model is of their order, 0 to 1; the least sure go first
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def read(path: Path) -> Batch:
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(f"Batch {path} cannot be read ({error}). Nothing was added; sample it again.") from error
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items() if key in _KEYS}
-    if table.schema.names != SCHEMA.names or len(metadata) != len(_KEYS):
+    if table.schema.names not in (SCHEMA.names, SCHEMA.names[:2]) or len(metadata) != len(_KEYS):
         raise InvalidInput(
             f"{path} is Parquet but not a batch: it has the columns {table.schema.names}. Nothing added."
         )
@@ -89,6 +91,7 @@ def of_json(body: dict[str, Any]) -> Batch:
             BatchRow(
                 row["prompt_id"],
                 tuple(NewResponse(r["text"], r["source"], dict(r.get("sampling") or {})) for r in row["responses"]),
+                None if row.get("uncertainty") is None else float(row["uncertainty"]),
             )
             for row in body["rows"]
         )
@@ -101,7 +104,7 @@ def _as_row(row: BatchRow) -> dict[str, Any]:
     responses = [
         {"text": r.text, "source": r.source, "sampling": json.dumps(r.sampling, sort_keys=True)} for r in row.responses
     ]
-    return {"prompt_id": row.prompt_id, "responses": responses}
+    return {"prompt_id": row.prompt_id, "responses": responses, "uncertainty": row.uncertainty}
 
 
 def _decoded(response: dict[str, Any]) -> dict[str, Any]:

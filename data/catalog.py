@@ -5,6 +5,8 @@ The `checked_` functions run in the caller's thread, before the writer is asked:
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from data.errors import NotFound
 from data.live import Live
-from data.records import NewPrompt, NewResponse, Split, prompt_id_of, split_of
+from data.records import NewPrompt, NewResponse, Purpose, Split, prompt_id_of, split_of
 from data.rows import (
     AuditRow,
     BatchRow,
@@ -37,6 +39,7 @@ from data.validate import (
 
 if TYPE_CHECKING:
     from data.batches import Batch
+    from data.batches import BatchRow as BatchEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +105,25 @@ def add_ranking_task(
 ) -> tuple[list[Row], str]:
     """The task with its responses, and its id. Raises NotFound."""
     refuse(overlap_problems(overlap))
+    return ranking_rows(live, now, prompt_id, responses, overlap)
+
+
+def ranking_rows(
+    live: Live, now: datetime, prompt_id: str, responses: Sequence[NewResponse], overlap: int, purpose: Purpose = "work"
+) -> tuple[list[Row], str]:
+    """The rows of a ranking task with its responses, and its id. Raises NotFound."""
     live.prompt_number(prompt_id)
     task = TaskRow(
-        len(live.tasks), new_id("t"), "ranking", prompt_id, _ids(responses), overlap, len(live.batches), None, now
+        number=len(live.tasks),
+        id=new_id("t"),
+        kind="ranking",
+        prompt_id=prompt_id,
+        response_ids=_ids(responses),
+        overlap=overlap,
+        priority=len(live.batches),
+        batch_id=None,
+        created_at=now,
+        purpose=purpose,
     )
     return [*response_rows(task, responses), task], task.id
 
@@ -125,13 +144,41 @@ def checked_batch(batch: Batch) -> Batch:
     problems += text_problems(batch.checkpoint, "checkpoint", required=True, limit=200)
     for place, row in enumerate(batch.rows):
         problems += responses_problems(row.responses, f"rows[{place}].responses")
+        if row.uncertainty is not None and not 0 <= row.uncertainty <= 1:
+            problems.append(f"rows[{place}].uncertainty is {shown(row.uncertainty)} and must be from 0 to 1")
     refuse(problems)
     return batch
 
 
-def add_batch(live: Live, now: datetime, *, batch: Batch, overlap: int) -> tuple[list[Row], list[str]]:
-    """Its tasks, each with its responses; of a known batch, only the ids. Raises InvalidInput for unknown prompts."""
-    refuse(overlap_problems(overlap))
+def labeling_order(rows: Sequence[BatchEntry], uniform_share: float) -> list[BatchEntry]:
+    """The rows as labelers are to get them: those the reward model is least sure of first, and a share by chance.
+
+    The share drawn by chance stands evenly among the others, so that however far labelers come, it is what the batch
+    looks like. A batch without uncertainties keeps its order.
+    """
+    if any(row.uncertainty is None for row in rows):
+        return list(rows)
+    by_chance = sorted(rows, key=lambda row: hashlib.sha256(row.prompt_id.encode()).digest())
+    uniform = by_chance[: _so_far(len(rows), uniform_share)]
+    unsure = sorted(by_chance[len(uniform) :], key=lambda row: -(row.uncertainty or 0.0))
+    taken = [_so_far(place + 1, uniform_share) > _so_far(place, uniform_share) for place in range(len(rows))]
+    one, other = iter(uniform), iter(unsure)
+    return [next(one) if by_draw else next(other) for by_draw in taken]
+
+
+def _so_far(count: int, share: float) -> int:
+    """How many of the first `count` are of an evenly spread share of them."""
+    return math.floor(count * share + 1e-9)
+
+
+def add_batch(live: Live, now: datetime, *, batch: Batch, overlap: int | None) -> tuple[list[Row], list[str]]:
+    """Its tasks, each with its responses, in the order of labeling; of a known batch, only the ids.
+
+    Without an `overlap` the project's settings say how many labelers each task wants. Raises InvalidInput for unknown
+    prompts.
+    """
+    if overlap is not None:
+        refuse(overlap_problems(overlap))
     if batch.id in live.batches:
         return [], list(live.batches[batch.id])
     refuse(
@@ -147,9 +194,19 @@ def add_batch(live: Live, now: datetime, *, batch: Batch, overlap: int) -> tuple
     ]
     ids = []
     priority = len(live.batches) + 1  # the newest batch goes before all that was there
-    for number, row in enumerate(batch.rows, len(live.tasks)):
+    settings = live.settings
+    for place, row in enumerate(labeling_order(batch.rows, settings.uniform_share)):
+        doubled = _so_far(place + 1, settings.double_share) > _so_far(place, settings.double_share)
         task = TaskRow(
-            number, new_id("t"), "ranking", row.prompt_id, _ids(row.responses), overlap, priority, batch.id, now
+            number=len(live.tasks) + place,
+            id=new_id("t"),
+            kind="ranking",
+            prompt_id=row.prompt_id,
+            response_ids=_ids(row.responses),
+            overlap=overlap or max(settings.overlap, 2 if doubled else 1),
+            priority=priority,
+            batch_id=batch.id,
+            created_at=now,
         )
         rows += [*response_rows(task, row.responses), task]
         ids.append(task.id)

@@ -211,7 +211,7 @@ class Moment:
         """The same, each vector by its labeler."""
         sql = """SELECT list(labeler ORDER BY labeler), list(ranks ORDER BY labeler) FROM (
                      SELECT task_number, labeler, arg_max(ranks, created_at) AS ranks
-                     FROM standing_rankings GROUP BY task_number, labeler)
+                     FROM standing_rankings WHERE source <> 'review' GROUP BY task_number, labeler)
                  GROUP BY task_number HAVING count(*) > 1"""
         for rows in self._stream(sql):
             for labelers, ranks in rows:

@@ -11,21 +11,27 @@ definitions are in data/labelers.py; labelers go by pseudonym.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any
 
-from data.exports import Moment
+from data.agreement import Share, summary
+from data.counts import KINDS as TASKS
+from data.counts import states
+from data.exports import Moment, iso
 from data.labelers import DEFINITIONS, FAST, PEERS, agreement_by_labeler, as_json, effect, match
 from data.live import Live
+from data.records import CHECKS
 
 Json = dict[str, Any]
 Opened = Callable[[], AbstractContextManager[Moment]]
 
-KINDS = ("rankings", "demonstrations", "rewrites")
+PATIENCE = 20
+KINDS = ("rankings", "demonstrations", "rewrites", "reviews")
 BINS = (5, 10, 20, 40, 80, 160, 320, 640, 1280)  # seconds between the bars of a distribution
-CHECKS = "('gold', 'repeat', 'qualification')"  # purposes of tasks whose labels are no data
 
 # Revision 1 tells the day a label was given; the label counts while one of its revisions stands.
 _DAYS = """
@@ -38,14 +44,14 @@ _DAYS = """
     GROUP BY ALL ORDER BY ALL"""
 _COUNTS = """
     SELECT labeler, kind, count(*), sum(revision - 1) FROM (
-        SELECT labeler, 'rankings' AS kind, revision FROM standing_rankings
+        SELECT labeler, if(source = 'review', 'reviews', 'rankings') AS kind, revision FROM standing_rankings
         UNION ALL
         SELECT labeler, if(starts_with(source, 'rewrite:'), 'rewrites', 'demonstrations'), revision
         FROM standing_demonstrations)
     GROUP BY labeler, kind"""
 _SKIPS = f"""
     SELECT labeler, reason, count(*) FROM skips JOIN tasks ON id = task_id
-    WHERE purpose NOT IN {CHECKS} GROUP BY ALL"""
+    WHERE purpose NOT IN {tuple(CHECKS)} GROUP BY ALL"""
 # An expectation goes by the kind, how many responses, and the power of two of the characters to read or written.
 _SECONDS = f"""
     WITH sizes AS (SELECT task_number, sum(length(text)) AS characters FROM responses GROUP BY task_number),
@@ -85,18 +91,24 @@ _REPEATS = """
     JOIN tasks ON tasks.id = again.task_id
     JOIN current_rankings AS before ON before.task_id = tasks.repeat_of AND before.labeler = again.labeler
     WHERE again.purpose = 'repeat' AND ($labeler IS NULL OR again.labeler = $labeler) ORDER BY again.labeler"""
+_REVIEWED = """
+    SELECT mine.labeler, mine.ranks, final.ranks FROM standing_rankings AS mine
+    JOIN (SELECT task_number, arg_max(ranks, created_at) AS ranks FROM standing_rankings
+          WHERE source = 'review' GROUP BY task_number) AS final USING (task_number)
+    WHERE mine.source = 'labeler'"""
 _SOURCES = f"""
     SELECT responses.source, count(*), count(labeled.task_number) FROM responses
     JOIN tasks ON number = responses.task_number
     LEFT JOIN (SELECT DISTINCT task_number FROM standing_rankings) AS labeled USING (task_number)
-    WHERE purpose NOT IN {CHECKS} GROUP BY ALL ORDER BY 2 DESC, 1"""
+    WHERE purpose NOT IN {tuple(CHECKS)} GROUP BY ALL ORDER BY 2 DESC, 1"""
 _SEVERAL = """
     SELECT count(*), count(*) FILTER (labelers > 1)
-    FROM (SELECT count(DISTINCT labeler) AS labelers FROM standing_rankings GROUP BY task_number)"""
+    FROM (SELECT count(DISTINCT labeler) AS labelers FROM standing_rankings
+          WHERE source <> 'review' GROUP BY task_number)"""
 # Checks are counted here: a labeler must not see from their counts which tasks were checks.
 _OWN = """
     SELECT kind, count(*), median(seconds) FROM (
-        SELECT 'rankings' AS kind, labeler, seconds FROM current_rankings
+        SELECT if(source = 'review', 'reviews', 'rankings') AS kind, labeler, seconds FROM current_rankings
         UNION ALL
         SELECT if(starts_with(source, 'rewrite:'), 'rewrites', 'demonstrations'), labeler, seconds
         FROM standing_demonstrations)
@@ -104,21 +116,30 @@ _OWN = """
 
 
 class Insight:
-    """Computes the numbers, for one caller at a time, and anew only when something was labeled or skipped since."""
+    """Computes the numbers, for one caller at a time, and anew only when something was labeled or skipped since.
+
+    What took over a second is kept `PATIENCE` times as long all the same, so that researchers who look often do not
+    slow labelers down; `at` says of when the numbers are.
+    """
 
     def __init__(self) -> None:
         self._one_at_a_time = threading.Lock()
-        self._kept: tuple[object, Json] | None = None
+        self._kept: Json = {}
+        self._mark: object = None
+        self._until = 0.0
 
-    def of(self, opened: Opened, live: Live) -> Json:
+    def of(self, opened: Opened, live: Live, now: datetime) -> Json:
         """Labelers, what holds for all of them together, and the definitions, ready for JSON."""
         with self._one_at_a_time:
             # read before the moment begins: what comes meanwhile makes this stale again
             mark = (live, live.changes, len(live.labels), len(live.skips), len(live.tasks))
-            if self._kept is None or self._kept[0] != mark:
+            if mark != self._mark and time.monotonic() >= self._until:
+                began = time.monotonic()
                 with opened() as moment:
-                    self._kept = (mark, _computed(moment, set(live.outsiders.values())))
-            return self._kept[1]
+                    self._kept = {"at": iso(now), **_computed(moment, live)}
+                took = time.monotonic() - began
+                self._mark, self._until = mark, began + took * (PATIENCE if took > 1 else 0)
+            return self._kept
 
 
 def own(moment: Moment, labeler: str) -> Json:
@@ -137,12 +158,15 @@ def own(moment: Moment, labeler: str) -> Json:
     }
 
 
-def _computed(moment: Moment, outsiders: set[str]) -> Json:
+def _computed(moment: Moment, live: Live) -> Json:
+    outsiders = set(live.outsiders.values())
     counts = _counts(moment)
     skips = _skips(moment)
     seconds = _seconds(moment)
-    agreement = agreement_by_labeler(moment.rankings_by_task())
+    several = list(moment.rankings_by_task())
+    agreement = agreement_by_labeler(several)
     gold = _matches(moment.select(_GOLD))
+    reviews = _matches(moment.select(_REVIEWED))
     again = _matches(moment.select(_REPEATS, {"labeler": None}))
     position, every_position = _effects(
         (labeler, shown, range(len(shown)), times) for labeler, shown, times in moment.select(_POSITION)
@@ -158,6 +182,7 @@ def _computed(moment: Moment, outsiders: set[str]) -> Json:
                 "skips": dict(skips[labeler].most_common()),
                 "seconds": {kind: seconds.get((labeler, kind)) for kind in KINDS[:2]},
                 "agreement": as_json(agreement.get(labeler)),
+                "reviews_agree": as_json(reviews.get(labeler)),
                 "gold": as_json(gold.get(labeler)),
                 "self_agreement": as_json(again.get(labeler)),
                 "position": as_json(position.get(labeler), even=True),
@@ -167,6 +192,8 @@ def _computed(moment: Moment, outsiders: set[str]) -> Json:
         ],
         "project": _project(moment)
         | {
+            "tasks": {kind: states(live, kind) for kind in TASKS},
+            "agreement": summary(list(rankings.values()) for rankings in several),
             "skips": dict(sum(skips.values(), Counter()).most_common()),
             "seconds": {kind: _together(seconds, kind) for kind in KINDS[:2]},
             "position": every_position,
@@ -237,7 +264,7 @@ def _together(seconds: dict[tuple[str, str], Json], kind: str) -> Json:
     }
 
 
-def _matches(rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
+def _matches(rows: Iterable[tuple[Any, ...]]) -> dict[str, Share]:
     """By labeler, how far (given, expected) ranks match."""
     pairs: defaultdict[str, list[tuple[Any, Any]]] = defaultdict(list)
     for labeler, given, expected in rows:
@@ -245,7 +272,7 @@ def _matches(rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
     return {labeler: match(each) for labeler, each in pairs.items()}
 
 
-def _effects(rows: Iterable[tuple[Any, ...]]) -> tuple[dict[str, Any], Json]:
+def _effects(rows: Iterable[tuple[Any, ...]]) -> tuple[dict[str, Share], Json]:
     """By labeler, how often the smaller key wins; and the same over all of them."""
     rankings: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
     for labeler, *ranking in rows:

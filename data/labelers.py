@@ -26,6 +26,10 @@ DEFINITIONS = {
         "The same measure against the expected ranks of gold tasks, in place of another labeler's. Wilson 95 % "
         "interval, clustered by task."
     ),
+    "reviews_agree": (
+        "The same measure against the reviewer's ranking of the tasks that came to review. Those are tasks on which "
+        "labelers disagreed, so expect less than elsewhere. Wilson 95 % interval, clustered by task."
+    ),
     "self_agreement": (
         "The same measure between a labeler's first ranking of a task and their ranking of its repeat. Wilson 95 % "
         "interval, clustered by task."

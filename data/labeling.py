@@ -1,7 +1,7 @@
-"""Decisions about labeling: leases, submissions, skips, withdrawals. Pure, like data/people.py.
+"""Decisions about labeling: leases, drafts, submissions, undo, skips, withdrawals. Pure, like data/people.py.
 
 A submission needs the live lease under which its labeler holds the task. Once it is in, the same lease lets the same
-labeler send it again (a page that never heard the answer) or revise it, at any time.
+labeler send it again (a page that never heard the answer), revise it or take it back, at any time.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from data import assignment, project
 from data.errors import Conflict, NotFound
-from data.live import Live, LiveTask
+from data.live import QUEUES, Live, LiveTask
 from data.queue import Lease
 from data.records import DemonstrationAnswer, Receipt, Task, TaskKind
 from data.rows import (
     AuditRow,
     DemonstrationRow,
+    DraftRow,
     LeaseRow,
     RankingRow,
     Row,
     SkipRow,
+    UndoneRow,
     WithdrawalRow,
     as_json,
     digest_of,
@@ -42,20 +45,31 @@ def display_order(task: Task, labeler: str) -> tuple[str, ...]:
 # ------------------------------------------------------------------- leases
 
 
-def claim(live: Live, now: datetime, *, name: str, kind: TaskKind, period: timedelta) -> tuple[list[Row], Lease | None]:
-    """The lease this labeler holds, else one on the task the queue picks, else None."""
+def claim(
+    live: Live, now: datetime, *, name: str, kind: TaskKind, period: timedelta, after: str | None = None
+) -> tuple[list[Row], Lease | None]:
+    """The lease this labeler holds, else one on the task that is due to them, else None.
+
+    With `after`, a task they hold, the one that comes after it: a labeler holds two at most.
+    """
     labeler = live.labeler(name)
-    if kind not in tuple(live.queues):
+    if kind not in QUEUES:
         refuse([f"kind is {shown(kind)} and must be ranking or demonstration"])
-    queue = live.queues[kind]
-    held = queue.held(labeler, now)
-    if held is not None:
-        return [], held
-    task_id = queue.pick(labeler, now)
+    queues = [live.queues[queue] for queue in QUEUES[kind]]
+    if after is not None and not any(lease.task_id == after for queue in queues if (lease := queue.held(labeler, now))):
+        after = None
+    for queue in queues:
+        if (held := queue.held(labeler, now, after)) is not None:
+            return [], held
+    rows, task_id = assignment.due(live, now, live.user(name), kind, ahead=after is not None)
     if task_id is None:
         return [], None
     lease = Lease(task_id, labeler, secrets.token_urlsafe(16), now + period)
-    return [LeaseRow(lease.token, task_id, labeler, lease.expires_at, now)], lease
+    return [
+        *rows,
+        LeaseRow(lease.token, task_id, labeler, lease.expires_at, now),
+        *project.shown(live, now, labeler),
+    ], lease
 
 
 def renew(
@@ -74,14 +88,29 @@ def skip(live: Live, now: datetime, *, name: str, task_id: str, token: str, reas
     if live.skips.get((task_id, labeler)) == token:
         return [], None  # sent again by a page that never heard the answer
     _require_lease(live, now, task, labeler, token)
-    return [SkipRow(task_id, labeler, token, reason, now)], None
+    return [SkipRow(task_id, labeler, token, reason, now), *_without_draft(live, now, task_id, labeler)], None
+
+
+def save_draft(
+    live: Live, now: datetime, *, name: str, task_id: str, token: str, work: str, seconds: float | None
+) -> tuple[list[Row], datetime]:
+    """The draft in the place of the one before, and when that was. Raises Conflict."""
+    task, labeler = live.task(task_id).task, live.labeler(name)
+    _require_lease(live, now, task, labeler, token)
+    return [DraftRow(task_id, labeler, work, seconds, now)], now
+
+
+def _without_draft(live: Live, now: datetime, task_id: str, labeler: str) -> list[Row]:
+    """The draft has served: its labeler is done with the task."""
+    return [DraftRow(task_id, labeler, None, None, now)] if (task_id, labeler) in live.drafts else []
 
 
 def _require_lease(live: Live, now: datetime, task: Task, labeler: str, token: str) -> None:
     """Raises Conflict unless the labeler holds the task under this lease now."""
-    if (task.id, labeler) in live.answers:
+    answer = live.answers.get((task.id, labeler))
+    if answer is not None and answer.id not in live.undone:
         raise Conflict(f"You have answered task {task.id} already; that answer is kept. Ask for the next task.")
-    lease = live.queues[task.kind].lease_on(task.id, labeler)
+    lease = live.queue_of(task).lease_on(task.id, labeler)
     if lease is None or lease.token != token:
         raise Conflict(
             f"You do not hold task {task.id} under this lease: it has run out, or it is another's. Nothing was "
@@ -108,9 +137,10 @@ class _Standing:
 def _standing(live: Live, now: datetime, task: Task, labeler: str, token: str, digest: str) -> _Standing:
     """Raises Conflict when the labeler may not submit this."""
     earlier = live.answers.get((task.id, labeler))
-    if earlier is None:
+    if earlier is None or earlier.id in live.undone:
         _require_lease(live, now, task, labeler, token)
-        return _Standing(Receipt(new_id("l"), 1), stored=False)
+        receipt = Receipt(earlier.id, earlier.revision + 1) if earlier else Receipt(new_id("l"), 1)
+        return _Standing(receipt, stored=False)
     if earlier.lease != token:
         raise Conflict(
             f"You answered task {task.id} under another lease. That answer is kept and nothing was changed; ask for "
@@ -159,8 +189,15 @@ def submit_ranking(
         source="labeler",
         client_at=client_at,
         created_at=now,
+        purpose=task.task.purpose,
     )
-    return [row, *_rewrite_rows(live, row, answer.rewrite["text"] if answer.rewrite else None)], standing.receipt
+    rows = [
+        row,
+        *_rewrite_rows(live, row, answer.rewrite["text"] if answer.rewrite else None),
+        *assignment.score(live, now, task.task, labeler, answer.ranks),
+        *_without_draft(live, now, task.task.id, labeler),
+    ]
+    return rows, standing.receipt
 
 
 def _rewrite_rows(live: Live, ranking: RankingRow, text: str | None) -> list[Row]:
@@ -202,7 +239,7 @@ def submit_demonstration(
 ) -> tuple[list[Row], Receipt]:
     """The demonstration's next revision, and the receipt. Raises Conflict."""
     labeler = live.labeler(name)
-    digest = digest_of([answer.response, answer.seconds])
+    digest = digest_of([answer.response, answer.seconds, *([answer.started_from] if answer.started_from else [])])
     standing = _standing(live, now, task.task, labeler, token, digest)
     if standing.stored:
         return [], standing.receipt
@@ -220,8 +257,30 @@ def submit_demonstration(
         source="labeler",
         client_at=client_at,
         created_at=now,
+        started_from=answer.started_from,
     )
-    return [row], standing.receipt
+    return [row, *_without_draft(live, now, task.task.id, labeler)], standing.receipt
+
+
+def undo(
+    live: Live, now: datetime, *, name: str, task_id: str, token: str, period: timedelta
+) -> tuple[list[Row], datetime]:
+    """The labeler's answer is taken back, with the rewrite in it, and the task is theirs again until the time given.
+
+    A second time changes nothing. Raises Conflict when there is no answer of theirs under this lease.
+    """
+    task, labeler = live.task(task_id).task, live.labeler(name)
+    label = live.answers.get((task_id, labeler))
+    if label is None or label.lease != token:
+        raise Conflict(f"You have no answer to task {task.id} under this lease. Nothing was changed.")
+    if label.id in live.withdrawn:
+        raise Conflict(f"Your answer to task {task.id} was withdrawn, and cannot be taken back. Nothing was changed.")
+    if label.id in live.undone:
+        lease = live.queue_of(task).lease_on(task_id, labeler)
+        return [], lease.expires_at if lease else now
+    rewrite = live.rewrites.get(label.id)
+    rows: list[Row] = [UndoneRow(label.id, label.revision, now + period, now)]
+    return rows + ([WithdrawalRow(rewrite.id, now)] if rewrite else []), now + period
 
 
 # -------------------------------------------------------------- withdrawals

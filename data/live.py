@@ -11,36 +11,47 @@ from __future__ import annotations
 
 import gc
 import json
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal, get_args
 
 import duckdb
 
 from data.errors import Forbidden, NotFound
 from data.queue import Lease, Queue
-from data.records import Checkpoint, Role, Task, TaskKind, User
+from data.records import Checkpoint, Draft, Guideline, Purpose, Role, Settings, Task, TaskKind, User
 from data.rows import (
     TABLES,
+    AdmissionRow,
     BatchRow,
     CheckpointRow,
     CheckpointStateRow,
     DemonstrationRow,
     DisabledUserRow,
+    DraftRow,
+    GoldRow,
+    GuidelineReadingRow,
+    GuidelineRow,
     LeaseRow,
     OutsiderRow,
     PasswordRow,
     PromptRow,
+    QualificationScoreRow,
     RankingRow,
     RetiredBatchRow,
+    RetiredTaskRow,
+    ReturnedTaskRow,
     Row,
     RunRow,
+    SettingsRow,
     SkipRow,
     SpentTokenRow,
     TaskRow,
     TokenRow,
+    UndoneRow,
     UserRow,
     WithdrawalRow,
 )
@@ -48,9 +59,18 @@ from data.rows import (
 FETCH = 10_000  # rows at a time while the state is rebuilt
 
 
+# One queue for each kind of task and, among rankings, for each purpose but that of conversations, which are nobody's
+# to be offered: their tasks are reserved for whoever talks.
+QueueName = Literal["demonstration", "ranking", "gold", "repeat", "qualification", "conversation"]
+QUEUES: dict[TaskKind, tuple[QueueName, ...]] = {  # what a labeler who asks for this kind may be given
+    "demonstration": ("demonstration",),
+    "ranking": ("ranking", "gold", "repeat", "qualification"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class LiveTask:
-    """A task, and the number under which its responses lie together."""
+    """A task, and the number under which its responses lie together: for a repeat, that of the task it repeats."""
 
     task: Task
     number: int
@@ -100,7 +120,19 @@ class Live:
         self.checkpoints: dict[str, Checkpoint] = {}
         self.promoted: str | None = None
         self.runs: dict[str, str] = {}  # JSON by id
-        self.queues: dict[TaskKind, Queue] = {"ranking": Queue(), "demonstration": Queue()}
+        self.queues: dict[QueueName, Queue] = {name: Queue() for name in get_args(QueueName)}
+        self.settings = Settings()
+        self.guidelines: dict[str, Guideline] = {}  # by hash, the present one last
+        self.guideline_read: dict[str, str] = {}  # the hash of what each labeler has before them
+        self.gold: dict[str, list[int | None]] = {}  # expected ranks by task, of gold and qualification tasks
+        self.qualification: dict[str, dict[str, float]] = {}  # scores by labeler and task
+        self.admitted: set[str] = set()  # labelers who may work whatever they scored
+        self.undone: set[str] = set()  # labels whose latest revision was taken back
+        self.drafts: dict[tuple[str, str], Draft] = {}  # by task and labeler, while they have it open
+        self.reviews: dict[str, Label] = {}  # the adjudication of each task that was reviewed
+        self.ranked: dict[str, list[tuple[str, datetime]]] = {}  # each labeler's work, in the order they did it
+        self.repeated: set[tuple[str, str]] = set()  # task and labeler of those that came a second time
+        self.given: Counter[str] = Counter()  # ranking tasks that each labeler labeled or skipped
         # What is remembered of each table: the columns, and who takes them. The order is that of a rebuild.
         self._handlers: dict[type[Row], tuple[str, Callable[..., None]]] = {
             UserRow: ("name role pseudonym created_at", self._user),
@@ -111,13 +143,27 @@ class Live:
             OutsiderRow: ("name pseudonym", self.outsiders.__setitem__),
             PromptRow: ("id number", self.prompts.__setitem__),
             BatchRow: ("id", self._batch),
-            TaskRow: ("number id kind prompt_id response_ids overlap priority batch_id created_at", self._task),
+            TaskRow: (
+                "number id kind prompt_id response_ids overlap priority batch_id created_at purpose repeat_of "
+                "reserved_for",
+                self._task,
+            ),
             RetiredBatchRow: ("batch_id", self._retired),
+            RetiredTaskRow: ("task_id", self._retired_task),
+            GoldRow: ("task_id ranks", self.gold.__setitem__),
             LeaseRow: ("task_id labeler token expires_at", self._lease),
             SkipRow: ("task_id labeler lease", self._skip),
-            RankingRow: ("label_id revision task_id labeler lease digest", self._ranking),
+            ReturnedTaskRow: ("task_id skips", self._returned),
+            RankingRow: ("label_id revision task_id labeler lease digest source created_at", self._ranking),
             DemonstrationRow: ("label_id revision task_id labeler lease digest source", self._demonstration),
+            UndoneRow: ("label_id revision expires_at", self._undone),
             WithdrawalRow: ("label_id", self._withdrawal),
+            DraftRow: ("task_id labeler work seconds created_at", self._draft),
+            QualificationScoreRow: ("task_id labeler score", self._scored),
+            AdmissionRow: ("labeler", self.admitted.add),
+            SettingsRow: ("settings", self._settings),
+            GuidelineRow: ("hash text author created_at", self._guideline),
+            GuidelineReadingRow: ("labeler hash", self.guideline_read.__setitem__),
             CheckpointRow: ("id stage parents snapshot metrics created_at", self._checkpoint),
             CheckpointStateRow: ("id state reason", self._checkpoint_state),
             RunRow: ("id state", self.runs.__setitem__),
@@ -213,10 +259,15 @@ class Live:
         priority: int,
         batch_id: str | None,
         created_at: datetime,
+        purpose: Purpose,
+        repeat_of: str | None,
+        reserved_for: str | None,
     ) -> None:
-        task = Task(id, kind, prompt_id, tuple(response_ids), overlap, batch_id, created_at)
-        self.tasks[id] = LiveTask(task, number)
-        self.queues[kind].add(id, priority=priority, number=number, overlap=overlap)
+        task = Task(id, kind, prompt_id, tuple(response_ids), overlap, batch_id, created_at, purpose, repeat_of)
+        self.tasks[id] = LiveTask(task, self.tasks[repeat_of].number if repeat_of else number)
+        self.queue_of(task).add(id, priority=priority, number=number, overlap=overlap, reserved_for=reserved_for)
+        if repeat_of is not None and reserved_for is not None:
+            self.repeated.add((repeat_of, reserved_for))
         if batch_id is not None:
             self.batches[batch_id].append(id)
         if kind == "demonstration":
@@ -225,7 +276,13 @@ class Live:
     def _retired(self, batch_id: str) -> None:
         self.retired_batches.add(batch_id)
         for id in self.batches[batch_id]:
-            self.queues["ranking"].retire(id)
+            self._retired_task(id)
+
+    def _retired_task(self, task_id: str) -> None:
+        self._queue(task_id).retire(task_id)
+
+    def _returned(self, task_id: str, skips: int) -> None:
+        self._queue(task_id).give_back(task_id, skips)
 
     def _lease(self, task_id: str, labeler: str, token: str, expires_at: datetime) -> None:
         self._queue(task_id).lease(Lease(task_id, labeler, token, expires_at))
@@ -233,12 +290,26 @@ class Live:
     def _skip(self, task_id: str, labeler: str, lease: str) -> None:
         self.skips[task_id, labeler] = lease
         self._queue(task_id).skip(task_id, labeler)
+        self._done_with(self.tasks[task_id].task, labeler)
 
     def _ranking(
-        self, label_id: str, revision: int, task_id: str, labeler: str, lease: str | None, digest: str
+        self,
+        label_id: str,
+        revision: int,
+        task_id: str,
+        labeler: str,
+        lease: str | None,
+        digest: str,
+        source: str,
+        created_at: datetime,
     ) -> None:
         self.changes += 1
-        self._remember(Label(label_id, revision, task_id, labeler, lease, digest))
+        label = Label(label_id, revision, task_id, labeler, lease, digest)
+        if source == "review":
+            self.reviews[task_id] = label
+        elif lease is not None and revision == 1 and self.tasks[task_id].task.purpose == "work":
+            self.ranked.setdefault(labeler, []).append((task_id, created_at))
+        self._remember(label)
 
     def _demonstration(
         self,
@@ -259,11 +330,45 @@ class Live:
 
     def _remember(self, label: Label) -> None:
         self.labels[label.id] = label
-        if label.lease is None or label.task_id is None:  # an import or a rewrite: it answers no task
+        if label.lease is None or label.task_id is None:  # an import, a rewrite or a review: it answers no task
             return
         self.answers[label.task_id, label.labeler] = label
         if label.revision == 1:
+            self._done_with(self.tasks[label.task_id].task, label.labeler)
+        if label.revision == 1 or label.id in self.undone:
+            self.undone.discard(label.id)
             self._queue(label.task_id).label(label.task_id, label.labeler)
+
+    def _done_with(self, task: Task, labeler: str) -> None:
+        self.drafts.pop((task.id, labeler), None)
+        if task.kind == "ranking":
+            self.given[labeler] += 1
+
+    def _undone(self, label_id: str, revision: int, expires_at: datetime) -> None:
+        label = self.labels[label_id]
+        if label.revision != revision or label.task_id is None or label.lease is None:
+            return  # replayed: it was answered anew since
+        self.changes += 1
+        self.undone.add(label_id)
+        self._queue(label.task_id).undo(Lease(label.task_id, label.labeler, label.lease, expires_at))
+
+    def _draft(self, task_id: str, labeler: str, work: str | None, seconds: float | None, created_at: datetime) -> None:
+        if work is None:
+            self.drafts.pop((task_id, labeler), None)
+        else:
+            self.drafts[task_id, labeler] = Draft(json.loads(work), seconds, created_at)
+
+    def _scored(self, task_id: str, labeler: str, score: float) -> None:
+        self.qualification.setdefault(labeler, {})[task_id] = score
+
+    def _settings(self, settings: str) -> None:
+        known = {field.name for field in fields(Settings)}
+        given = {name: value for name, value in json.loads(settings).items() if name in known}
+        self.settings = Settings(**given | {"ask_flags": tuple(given.get("ask_flags", Settings().ask_flags))})
+
+    def _guideline(self, hash: str, text: str, author: str, created_at: datetime) -> None:
+        self.guidelines.pop(hash, None)  # an old wording taken up again is the present one
+        self.guidelines[hash] = Guideline(text, hash, author, created_at)
 
     def _withdrawal(self, label_id: str) -> None:
         if label_id in self.withdrawn:
@@ -273,7 +378,9 @@ class Live:
         label = self.labels[label_id]
         if label.rewrite_of is not None:
             self.rewrites.pop(label.rewrite_of, None)
-        if label.lease is not None and label.task_id is not None:
+        if label.task_id is not None and self.reviews.get(label.task_id) == label:
+            del self.reviews[label.task_id]
+        if label.lease is not None and label.task_id is not None and label_id not in self.undone:
             self._queue(label.task_id).withdraw(label.task_id, label.labeler)
 
     def _checkpoint(
@@ -297,8 +404,14 @@ class Live:
         elif self.promoted == id:
             self.promoted = None
 
+    def queue_of(self, task: Task) -> Queue:
+        """The queue that the task is in."""
+        if task.kind == "demonstration" or task.purpose == "work":
+            return self.queues[task.kind]
+        return self.queues[task.purpose]
+
     def _queue(self, task_id: str) -> Queue:
-        return self.queues[self.tasks[task_id].task.kind]
+        return self.queue_of(self.tasks[task_id].task)
 
 
 def _taker(columns: str, handler: Callable[..., None]) -> Callable[[Row], None]:

@@ -4,8 +4,9 @@ Reads nothing and writes nothing: the store replays its tables into a queue at s
 through the same methods, so a queue says after a restart what it said before.
 
 A task has `overlap` slots; each is taken by a label or a live lease. A labeler who has labeled, skipped or leases a
-task is not offered it. Picking takes O(log n), amortised: tasks that nobody has touched wait in one heap shared by all;
-those that somebody has begun reach each labeler's own heap through a log which each reads from where they stopped.
+task is not offered it. A task that three people skipped rests until it is returned. Picking takes O(log n), amortised:
+tasks that nobody has touched wait in one heap shared by all; those that somebody has begun reach each labeler's own
+heap through a log which each reads from where they stopped.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+
+RESTS_AFTER = 3  # skips
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +43,17 @@ class _Task:
     finished_with: tuple[str, ...] = ()  # labelers who labeled or skipped it
     fresh: bool = True  # nobody has touched it yet
     retired: bool = False
+    reserved_for: str | None = None
+    skips: int = 0
+    forgiven: int = 0  # skips that no longer count
+
+    @property
+    def resting(self) -> bool:
+        return self.skips - self.forgiven >= RESTS_AFTER
 
     @property
     def free(self) -> bool:
-        return not self.retired and self.labels + len(self.leases) < self.overlap
+        return not self.retired and not self.resting and self.labels + len(self.leases) < self.overlap
 
     @property
     def begun(self) -> bool:
@@ -54,7 +64,8 @@ class _Task:
         return self.fresh and not self.retired
 
     def open_to(self, labeler: str) -> bool:
-        return self.free and labeler not in self.leases and labeler not in self.finished_with
+        mine = self.reserved_for in (None, labeler)
+        return mine and self.free and labeler not in self.leases and labeler not in self.finished_with
 
     @property
     def place(self) -> _Place:
@@ -83,12 +94,16 @@ class Queue:
         self._views: dict[str, _View] = {}
         self._expiry: list[tuple[datetime, int, Lease]] = []
         self._leases = 0  # breaks ties in _expiry
-        self._last: dict[str, str] = {}  # the task each labeler leased last
+        self._resting: dict[str, None] = {}
+        self._begun_by: dict[str, dict[str, None]] = {}  # what each labeler leased and has not finished, oldest first
 
-    def add(self, task_id: str, *, priority: int, number: int, overlap: int) -> None:
-        """A new task. `number` rises with age and is unique; overlap 0 is never offered."""
-        task = self._tasks[task_id] = _Task(task_id, priority, number, overlap)
-        if overlap:
+    def add(self, task_id: str, *, priority: int, number: int, overlap: int, reserved_for: str | None = None) -> None:
+        """A new task. `number` rises with age and is unique; overlap 0 is never offered.
+
+        One that is reserved for a labeler is theirs by the lease that comes with it, and is picked for nobody else.
+        """
+        task = self._tasks[task_id] = _Task(task_id, priority, number, overlap, reserved_for=reserved_for)
+        if overlap and reserved_for is None:
             heapq.heappush(self._fresh, task.place)
 
     def lease(self, lease: Lease) -> None:
@@ -97,10 +112,7 @@ class Queue:
         if lease.labeler in task.finished_with:
             return  # replayed after the label that used it up
         begun = task.begun
-        task.leases[lease.labeler] = lease
-        self._last[lease.labeler] = task.id
-        self._leases += 1
-        heapq.heappush(self._expiry, (lease.expires_at, self._leases, lease))
+        self._hold(task, lease)
         if not begun:
             self._offer(task)
 
@@ -108,17 +120,33 @@ class Queue:
         """The labeler's lease becomes a label."""
         task = self._tasks[task_id]
         begun = task.begun
-        task.leases.pop(labeler, None)
         task.labels += 1
         self._finish(task, labeler)
         if not begun:
             self._offer(task)
 
+    def undo(self, lease: Lease) -> None:
+        """The labeler takes their label back and holds its slot again."""
+        task = self._tasks[lease.task_id]
+        task.labels -= 1
+        task.finished_with = tuple(name for name in task.finished_with if name != lease.labeler)
+        self._hold(task, lease)
+
     def skip(self, task_id: str, labeler: str) -> None:
         """The labeler gives the slot back, for good."""
         task = self._tasks[task_id]
-        task.leases.pop(labeler, None)
+        task.skips += 1
+        if task.resting:
+            self._resting[task_id] = None
         self._finish(task, labeler)
+        self._offer(task)
+
+    def give_back(self, task_id: str, skips: int) -> None:
+        """A resting task is offered again: its first `skips` skips no longer count."""
+        task = self._tasks[task_id]
+        task.forgiven = skips
+        if not task.resting:
+            self._resting.pop(task_id, None)
         self._offer(task)
 
     def withdraw(self, task_id: str, labeler: str) -> None:
@@ -130,16 +158,23 @@ class Queue:
     def retire(self, task_id: str) -> None:
         """Offer the task to nobody any more."""
         self._tasks[task_id].retired = True
+        self._resting.pop(task_id, None)
 
     def lease_on(self, task_id: str, labeler: str) -> Lease | None:
         """The labeler's hold on the task, expired or not; None when there is none."""
         return self._tasks[task_id].leases.get(labeler)
 
-    def held(self, labeler: str, now: datetime) -> Lease | None:
-        """The lease that the labeler has open now."""
-        task_id = self._last.get(labeler)
-        lease = self._tasks[task_id].leases.get(labeler) if task_id else None
-        return lease if lease and lease.expires_at > now else None
+    def held(self, labeler: str, now: datetime, after: str | None = None) -> Lease | None:
+        """The lease that the labeler has open now, the oldest of several; that on the task `after` left aside."""
+        for task_id in self._begun_by.get(labeler, ()):
+            lease = self._tasks[task_id].leases.get(labeler)
+            if lease and lease.expires_at > now and task_id != after:
+                return lease
+        return None
+
+    def skips(self, task_id: str) -> int:
+        """How often the task was skipped, ever."""
+        return self._tasks[task_id].skips
 
     def pick(self, labeler: str, now: datetime) -> str | None:
         """The task to offer this labeler, who holds none; None when nothing is left for them.
@@ -147,9 +182,11 @@ class Queue:
         One whose lease they let expire comes first, while it has a slot: its draft may still be on their screen.
         """
         self._expire(now)
-        lapsed = self._last.get(labeler)
-        if lapsed and self._tasks[lapsed].open_to(labeler):
-            return lapsed
+        begun = self._begun_by.get(labeler, {})
+        for lapsed in [id for id in begun if labeler not in self._tasks[id].leases]:
+            if self._tasks[lapsed].open_to(labeler):
+                return lapsed
+            del begun[lapsed]  # others have its slots by now
         heap = self._read_log(labeler)
         while heap:
             task = self._tasks[heap[0][-1]]
@@ -164,18 +201,40 @@ class Queue:
         tops = [heap[0] for heap in (heap, self._fresh) if heap]
         return min(tops)[-1] if tops else None
 
+    def resting(self) -> list[str]:
+        """The tasks that so many people skipped that they wait for a researcher, in that order."""
+        return list(self._resting)
+
+    def is_resting(self, task_id: str) -> bool:
+        """Whether so many people skipped the task that it waits for a researcher."""
+        return self._tasks[task_id].resting
+
+    def is_retired(self, task_id: str) -> bool:
+        """Whether the task is offered to nobody any more."""
+        return self._tasks[task_id].retired
+
     def is_open(self, task_id: str) -> bool:
         """Whether the task still wants labels."""
         task = self._tasks[task_id]
         return not task.retired and task.labels < task.overlap
 
     def states(self) -> Iterator[tuple[str, str]]:
-        """Every task's id with its state: open, done or retired (withdrawn from the queue before it was done)."""
+        """Every task's id with its state: open, done, resting, or retired before it was done."""
         for task in list(self._tasks.values()):
-            done = task.labels >= task.overlap
-            yield task.id, "done" if done else "retired" if task.retired else "open"
+            if task.labels >= task.overlap:
+                yield task.id, "done"
+            else:
+                yield task.id, "retired" if task.retired else "resting" if task.resting else "open"
+
+    def _hold(self, task: _Task, lease: Lease) -> None:
+        self._begun_by.setdefault(lease.labeler, {}).setdefault(task.id)
+        task.leases[lease.labeler] = lease
+        self._leases += 1
+        heapq.heappush(self._expiry, (lease.expires_at, self._leases, lease))
 
     def _finish(self, task: _Task, labeler: str) -> None:
+        task.leases.pop(labeler, None)
+        self._begun_by.get(labeler, {}).pop(task.id, None)
         if labeler not in task.finished_with:
             task.finished_with += (labeler,)
 

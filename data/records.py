@@ -16,6 +16,9 @@ Role = Literal["labeler", "reviewer", "researcher", "admin"]
 ROLES: tuple[Role, ...] = ("labeler", "reviewer", "researcher", "admin")  # each may do what those before it may
 Split = Literal["train", "heldout"]
 TaskKind = Literal["ranking", "demonstration"]
+# work and conversation are data; the others check labelers, and their labels are kept out of every dataset
+Purpose = Literal["work", "conversation", "gold", "repeat", "qualification"]
+CHECKS: tuple[Purpose, ...] = ("gold", "repeat", "qualification")
 FLAGS = ("unsafe", "pii", "refusal", "false", "off_topic")
 RATINGS = ("helpful", "harmless", "honest")  # each 1 to 7
 MAX_TEXT = 100_000  # characters in any one text
@@ -94,6 +97,17 @@ class Task:
     overlap: int  # labelers wanted
     batch_id: str | None
     created_at: datetime
+    purpose: Purpose = "work"
+    repeat_of: str | None = None  # the task of which this is the second showing to the same labeler
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a labeler had on the screen when it was last saved; `work` is the page's own affair."""
+
+    work: dict[str, Any]
+    seconds: float | None
+    saved_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +119,36 @@ class Assignment:
     responses: tuple[Response, ...]  # in this labeler's display order
     lease: str
     lease_expires_at: datetime
+    draft: Draft | None = None
+    starts: tuple[Response, ...] = ()  # for a demonstration: responses that models wrote to the same prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Guideline:
+    """What labelers are asked to do. `hash` names this wording in every label given under it."""
+
+    text: str
+    hash: str
+    author: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a project asks of its labelers. Shares are of 0 to 1."""
+
+    ask_ratings: bool = True
+    ask_flags: tuple[str, ...] = FLAGS
+    ask_rewrite: bool = True
+    ask_comment: bool = True
+    overlap: int = 1  # labelers wanted for each task that a model's batch brings
+    double_share: float = 0.15  # of those tasks: wanted of two at least, so that agreement can be measured
+    uniform_share: float = 0.2  # of a batch: in random order; the rest by the reward model's uncertainty
+    gold_share: float = 0.05  # of what a labeler is given: tasks whose answer is known
+    repeat_share: float = 0.05  # of what a labeler is given: tasks they ranked before
+    repeat_after_minutes: float = 60.0  # a task is not repeated sooner, when its answer may be remembered
+    qualify_at: float = 0.7  # mean agreement with the qualification tasks that lets a labeler work
+    review_below: float = 0.6  # tasks on which labelers agree less go to a reviewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +184,7 @@ class DemonstrationAnswer:
 
     response: str
     seconds: float | None = None
+    started_from: str | None = None  # id of the model's response that the labeler began with
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,9 @@ class TaskRow(NamedTuple):
     priority: int  # how many batches there were: the newest batch goes first
     batch_id: str | None
     created_at: datetime
+    purpose: str = "work"  # or gold, repeat, qualification, which check labelers; or conversation
+    repeat_of: str | None = None  # the task that this labeler ranked before
+    reserved_for: str | None = None  # the one labeler it is for
 
 
 class BatchRow(NamedTuple):
@@ -153,9 +156,10 @@ class RankingRow(NamedTuple):
     comment: str
     seconds: float | None
     guideline: str
-    source: str  # "labeler", or the file it was imported from
+    source: str  # "labeler", "review", or the file it was imported from
     client_at: datetime | None
     created_at: datetime
+    purpose: str = "work"  # the task's
 
 
 class DemonstrationRow(NamedTuple):
@@ -172,10 +176,91 @@ class DemonstrationRow(NamedTuple):
     source: str
     client_at: datetime | None
     created_at: datetime
+    started_from: str | None = None  # the response that the labeler began with
 
 
 class WithdrawalRow(NamedTuple):
     label_id: str
+    created_at: datetime
+
+
+class UndoneRow(NamedTuple):
+    """The labeler took this revision back and has the task again, until `expires_at`. A later revision stands."""
+
+    label_id: str
+    revision: int
+    expires_at: datetime
+    created_at: datetime
+
+
+class DraftRow(NamedTuple):
+    """What a labeler has on the screen. It takes the place of their draft before; no work, no draft."""
+
+    task_id: str
+    labeler: str
+    work: str | None
+    seconds: float | None
+    created_at: datetime
+
+
+class GoldRow(NamedTuple):
+    """The ranking that is expected of whoever is given the task, in the order of its responses."""
+
+    task_id: str
+    ranks: list[int | None]
+    note: str
+    author: str
+    created_at: datetime
+
+
+class QualificationScoreRow(NamedTuple):
+    """How far an answer to a qualification task agrees with what is expected, 0 to 1."""
+
+    task_id: str
+    labeler: str
+    score: float
+    created_at: datetime
+
+
+class AdmissionRow(NamedTuple):
+    """A researcher lets this labeler work, whatever the qualification said."""
+
+    labeler: str
+    author: str
+    created_at: datetime
+
+
+class RetiredTaskRow(NamedTuple):
+    task_id: str
+    created_at: datetime
+
+
+class ReturnedTaskRow(NamedTuple):
+    """A researcher offers a resting task again: the skips there were up to then no longer count."""
+
+    task_id: str
+    skips: int
+    created_at: datetime
+
+
+class SettingsRow(NamedTuple):
+    settings: str
+    author: str
+    created_at: datetime
+
+
+class GuidelineRow(NamedTuple):
+    hash: str
+    text: str
+    author: str
+    created_at: datetime
+
+
+class GuidelineReadingRow(NamedTuple):
+    """This labeler has this guideline before them from now on."""
+
+    hash: str
+    labeler: str
     created_at: datetime
 
 
@@ -225,6 +310,16 @@ Row = (
     | RankingRow
     | DemonstrationRow
     | WithdrawalRow
+    | UndoneRow
+    | DraftRow
+    | GoldRow
+    | QualificationScoreRow
+    | AdmissionRow
+    | RetiredTaskRow
+    | ReturnedTaskRow
+    | SettingsRow
+    | GuidelineRow
+    | GuidelineReadingRow
     | CheckpointRow
     | CheckpointStateRow
     | RunRow
@@ -248,6 +343,16 @@ TABLES: dict[type[Row], str] = {
     RankingRow: "rankings",
     DemonstrationRow: "demonstrations",
     WithdrawalRow: "withdrawals",
+    UndoneRow: "undone",
+    DraftRow: "drafts",
+    GoldRow: "gold",
+    QualificationScoreRow: "qualification_scores",
+    AdmissionRow: "admissions",
+    RetiredTaskRow: "retired_tasks",
+    ReturnedTaskRow: "returned_tasks",
+    SettingsRow: "settings",
+    GuidelineRow: "guidelines",
+    GuidelineReadingRow: "guideline_readings",
     CheckpointRow: "checkpoints",
     CheckpointStateRow: "checkpoint_states",
     RunRow: "runs",

@@ -2,7 +2,8 @@
 
 No foreign keys (DuckDB does not check them safely across transactions), no indexes (nothing here is looked up by
 one, and they cost more than they save), no UPDATE and no DELETE anywhere: identity and references are checked by the
-one writer, and what is current is the latest row. The `standing_` views leave out older revisions and the withdrawn.
+one writer, and what is current is the latest row. The `standing_` views leave out older revisions, what was withdrawn
+or undone, and the labels that only check labelers. One table is different: a draft is no label, so its row is replaced.
 """
 
 from __future__ import annotations
@@ -64,7 +65,39 @@ CREATE VIEW standing_demonstrations AS
     ANTI JOIN withdrawals USING (label_id);
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+_WORKBENCH = """
+CREATE TABLE settings (settings JSON, author VARCHAR, created_at TIMESTAMPTZ);
+CREATE TABLE guidelines (hash VARCHAR, text VARCHAR, author VARCHAR, created_at TIMESTAMPTZ);
+CREATE TABLE guideline_readings (hash VARCHAR, labeler VARCHAR, created_at TIMESTAMPTZ);
+ALTER TABLE tasks ADD COLUMN purpose VARCHAR DEFAULT 'work';
+ALTER TABLE tasks ADD COLUMN repeat_of VARCHAR;
+ALTER TABLE tasks ADD COLUMN reserved_for VARCHAR;
+ALTER TABLE rankings ADD COLUMN purpose VARCHAR DEFAULT 'work';
+ALTER TABLE demonstrations ADD COLUMN started_from VARCHAR;
+CREATE TABLE gold (task_id VARCHAR, ranks INTEGER[], note VARCHAR, author VARCHAR, created_at TIMESTAMPTZ);
+CREATE TABLE qualification_scores (task_id VARCHAR, labeler VARCHAR, score DOUBLE, created_at TIMESTAMPTZ);
+CREATE TABLE admissions (labeler VARCHAR, author VARCHAR, created_at TIMESTAMPTZ);
+CREATE TABLE retired_tasks (task_id VARCHAR, created_at TIMESTAMPTZ);
+CREATE TABLE returned_tasks (task_id VARCHAR, skips INTEGER, created_at TIMESTAMPTZ);
+CREATE TABLE undone (label_id VARCHAR, revision INTEGER, expires_at TIMESTAMPTZ, created_at TIMESTAMPTZ);
+CREATE TABLE drafts (task_id VARCHAR, labeler VARCHAR, work JSON, seconds DOUBLE, created_at TIMESTAMPTZ);
+CREATE VIEW current_rankings AS
+    SELECT rankings.* FROM rankings
+    SEMI JOIN (SELECT label_id, max(revision) AS revision FROM rankings GROUP BY label_id) latest
+        USING (label_id, revision)
+    ANTI JOIN undone USING (label_id, revision)
+    ANTI JOIN withdrawals USING (label_id);
+CREATE OR REPLACE VIEW standing_rankings AS
+    SELECT * FROM current_rankings WHERE purpose NOT IN ('gold', 'repeat', 'qualification');
+CREATE OR REPLACE VIEW standing_demonstrations AS
+    SELECT demonstrations.* FROM demonstrations
+    SEMI JOIN (SELECT label_id, max(revision) AS revision FROM demonstrations GROUP BY label_id) latest
+        USING (label_id, revision)
+    ANTI JOIN undone USING (label_id, revision)
+    ANTI JOIN withdrawals USING (label_id);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _WORKBENCH)
 
 
 def migrate(connection: duckdb.DuckDBPyConnection) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,12 +22,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import duckdb
 
-from data import catalog, exports, intake, labeling, lineage, people
+from data import catalog, exports, history, intake, labeling, lineage, people
 from data.counts import Counts
 from data.database import cursor_of, open_database
 from data.errors import NotFound, StoreFailed
 from data.insight import Insight, own
 from data.live import Live
+from data.project import Project
 from data.records import (
     Assignment,
     Checkpoint,
@@ -44,8 +46,9 @@ from data.records import (
     TaskKind,
     User,
 )
+from data.review import Reviews
 from data.rows import Row
-from data.validate import check_demonstration, check_notes, check_ranking
+from data.validate import check_demonstration, check_draft, check_notes, check_ranking
 from data.writer import Writer
 
 if TYPE_CHECKING:
@@ -55,6 +58,7 @@ T = TypeVar("T")
 TokenKind = Literal["api", "session", "link"]
 SHOWN = 256  # tasks whose texts stay in memory
 SLICE = 1_000  # rows of an import in one commit: labelers wait behind no more than that
+STARTS = 3  # responses of models that a demonstration may begin with
 
 
 def utc_now() -> datetime:
@@ -83,6 +87,8 @@ class Store:
         except BaseException:
             self._database.close()
             raise
+        self.project = Project(self._write, lambda: self._live)
+        self.reviews = Reviews(self._write, lambda: self._live, self.moment)
         self._counts = Counts()
         self._insight = Insight()
         self._shown = lru_cache(SHOWN)(self._read_shown)  # several labelers are shown the same task, in turn
@@ -169,8 +175,12 @@ class Store:
         checked = catalog.checked_responses(responses)
         return self._write(partial(catalog.add_ranking_task, prompt_id=prompt_id, responses=checked, overlap=overlap))
 
-    def add_batch(self, batch: Batch, overlap: int = 1) -> list[str]:
-        """A ranking task for each row of the batch, whole or not at all. Added again, it gives the same task ids."""
+    def add_batch(self, batch: Batch, overlap: int | None = None) -> list[str]:
+        """A ranking task for each row of the batch, whole or not at all, in the order they are to be labeled.
+
+        Without an `overlap` the project's settings say how many labelers each wants. Added again, the batch gives the
+        same task ids.
+        """
         return self._write(partial(catalog.add_batch, batch=catalog.checked_batch(batch), overlap=overlap))
 
     def retire_tasks(self, batch_id: str) -> int:
@@ -179,23 +189,49 @@ class Store:
 
     # ---------------------------------------------------------------- labeling
 
-    def next_task(self, labeler: str, kind: TaskKind) -> Assignment | None:
+    def next_task(self, labeler: str, kind: TaskKind, after: str | None = None) -> Assignment | None:
         """The task this labeler has open, with the same lease; else a new one; None when nothing is left for them.
 
-        Newest batch first; within it, tasks that others have begun, then the oldest.
+        Newest batch first; within it, tasks that others have begun, then the oldest; and now and then a task that
+        shows how well they judge (data/assignment.py). `after` is a task they hold, and asks for the one to follow.
         """
-        lease = self._write(partial(labeling.claim, name=labeler, kind=kind, period=self._lease))
-        if lease is None:
-            return None
-        task = self._live.task(lease.task_id).task
-        prompt, responses = self._shown(task.id)
-        return Assignment(
-            task=task,
-            prompt=prompt,
-            responses=tuple(responses[id] for id in labeling.display_order(task, lease.labeler)),
-            lease=lease.token,
-            lease_expires_at=lease.expires_at,
-        )
+        claim = partial(labeling.claim, name=labeler, kind=kind, period=self._lease, after=after)
+        lease = self._write(claim)
+        return self._assignment(lease.task_id, lease.labeler, lease.token, lease.expires_at) if lease else None
+
+    def labels_of(self, labeler: str, *, before: datetime | None = None, limit: int = 50) -> list[dict[str, Any]]:
+        """What this labeler said, the latest first, as data/history.py gives it."""
+        pseudonym = self._live.user(labeler).pseudonym
+        with self.moment() as moment:
+            return history.labels_of(moment, self._live, pseudonym, before, limit)
+
+    def shown_to(self, labeler: str, task_id: str) -> Assignment:
+        """A task that this labeler answered, as they saw it. Raises NotFound."""
+        live = self._live
+        pseudonym = live.user(labeler).pseudonym
+        label = live.answers.get((live.task(task_id).task.id, pseudonym))
+        if label is None or label.lease is None:
+            raise NotFound(f"You have no answer to task {task_id[:80]!r}.")
+        return self._assignment(task_id, pseudonym, label.lease, self._now())
+
+    def save_draft(
+        self, labeler: str, task_id: str, lease: str, work: dict[str, Any], seconds: float | None
+    ) -> datetime:
+        """Keep what the labeler has on the screen, in the place of their draft before; when that was.
+
+        It comes back with the task until they submit or skip it. Raises NotFound, InvalidInput, or Conflict when they
+        do not hold the task.
+        """
+        text = check_draft(work, seconds)
+        decide = partial(labeling.save_draft, name=labeler, task_id=task_id, token=lease, work=text, seconds=seconds)
+        return self._write(decide)
+
+    def undo(self, labeler: str, task_id: str, lease: str) -> datetime:
+        """Take an answer back: it stands no more, and the task is the labeler's again until the time given.
+
+        Raises NotFound or Conflict.
+        """
+        return self._write(partial(labeling.undo, name=labeler, task_id=task_id, token=lease, period=self._lease))
 
     def renew_lease(self, labeler: str, task_id: str, lease: str) -> datetime:
         """The lease's new end, a full period from now. Raises Conflict when it has expired or is another's."""
@@ -314,13 +350,37 @@ class Store:
 
     def insight(self) -> dict[str, Any]:
         """How labelers do, and what holds for all of them together; data/insight.py says what it counts."""
-        return self._insight.of(self.moment, self._live)
+        return self._insight.of(self.moment, self._live, self._now())
 
     def own_numbers(self, labeler: str) -> dict[str, Any]:
         """What a labeler, by name, is told of themself. Raises NotFound."""
         pseudonym = self._live.user(labeler).pseudonym
         with self.moment() as moment:
             return own(moment, pseudonym)
+
+    def task_texts(self, task_id: str) -> tuple[Prompt, list[Response]]:
+        """The prompt of a ranking task, and its responses in its own order. Raises NotFound."""
+        task = self._live.task(task_id).task
+        prompt, responses = self._shown(task_id)
+        return prompt, [responses[id] for id in task.response_ids]
+
+    def resting(self) -> list[dict[str, Any]]:
+        """The tasks that rest after three skips, ready for JSON: what they show, and the reasons given."""
+        live = self._live
+        ids = [id for queue in live.queues.values() for id in queue.resting()]
+        sql = "SELECT task_id, reason FROM skips WHERE task_id IN (SELECT unnest(?::VARCHAR[])) ORDER BY rowid"
+        reasons: dict[str, list[str]] = {id: [] for id in ids}
+        for id, reason in self._read(sql, [ids]):
+            reasons[id].append(reason)
+        return [
+            {
+                "task_id": id,
+                "kind": live.task(id).task.kind,
+                "prompt": [asdict(turn) for turn in self._shown(id)[0].messages],
+                "reasons": reasons[id],
+            }
+            for id in ids
+        ]
 
     @contextmanager
     def moment(self) -> Iterator[exports.Moment]:
@@ -420,10 +480,30 @@ class Store:
         with self._guarded(), cursor_of(self._database) as cursor:
             return cursor.execute(sql, list(parameters)).fetchall()
 
+    def _assignment(self, task_id: str, labeler: str, lease: str, until: datetime) -> Assignment:
+        """The task as the labeler of that pseudonym sees it."""
+        live = self._live
+        task = live.task(task_id).task
+        prompt, responses = self._shown(task.id)
+        order = labeling.display_order(task, labeler) if task.kind == "ranking" else ()
+        return Assignment(
+            task=task,
+            prompt=prompt,
+            responses=tuple(responses[id] for id in order),
+            lease=lease,
+            lease_expires_at=until,
+            draft=live.drafts.get((task_id, labeler)),
+            starts=() if task.kind == "ranking" else tuple(responses.values()),
+        )
+
     def _read_shown(self, task_id: str) -> tuple[Prompt, dict[str, Response]]:
-        """What a task shows: its prompt, and its responses by id."""
+        """What a task shows: its prompt, and its responses by id; for a demonstration, some that models wrote."""
         live = self._live.task(task_id)
-        sql = f"SELECT {exports.RESPONSE} FROM responses WHERE task_number = ?"
-        rows = self._read(sql, [live.number]) if live.task.kind == "ranking" else []
+        sql = f"SELECT {exports.RESPONSE} FROM responses WHERE "
+        if live.task.kind == "ranking":
+            rows = self._read(sql + "task_number = ?", [live.number])
+        else:
+            latest = f"prompt_id = ? ORDER BY task_number DESC, position LIMIT {STARTS}"
+            rows = self._read(sql + latest, [live.task.prompt_id])
         responses = map(exports.response_of, rows)
         return self.prompt(live.task.prompt_id), {response.id: response for response in responses}

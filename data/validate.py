@@ -26,6 +26,7 @@ from data.rows import as_json, digest_of
 
 RESPONSES = range(2, 10)  # how many responses a ranking may have
 MAX_OVERLAP = 100
+MAX_DRAFT = 10 * MAX_TEXT  # characters of a draft as JSON
 SHOWN = 20  # problems named in one message
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -111,6 +112,16 @@ def check_notes(guideline: object, client_at: object) -> None:
     refuse([*text_problems(guideline, "guideline", limit=200), *time_problems(client_at, "client_at")])
 
 
+def check_draft(work: object, seconds: object) -> str:
+    """A draft as canonical JSON. Raises InvalidInput."""
+    text = check_json(work, "work")
+    problems = [] if isinstance(work, Mapping) else [f"work is {shown(work)} and must be an object"]
+    if len(text) > MAX_DRAFT:
+        problems.append(f"work has {len(text):,} characters as JSON and may have {MAX_DRAFT:,}")
+    refuse([*problems, *seconds_problems(seconds)])
+    return text
+
+
 # ------------------------------------------------------------------- prompts and responses
 
 
@@ -189,8 +200,11 @@ def check_demonstration(answer: DemonstrationAnswer, task: Task) -> Demonstratio
     """The answer as it is stored. Raises InvalidInput naming every field at fault."""
     if task.kind != "demonstration":
         refuse([f"task {task.id} asks for a {task.kind}, not a demonstration"])
-    refuse([*text_problems(answer.response, "response", required=True), *seconds_problems(answer.seconds)])
-    return DemonstrationAnswer(answer.response, _seconds(answer.seconds))
+    problems = text_problems(answer.response, "response", required=True)
+    if answer.started_from is not None:
+        problems += text_problems(answer.started_from, "from", limit=200)
+    refuse([*problems, *seconds_problems(answer.seconds)])
+    return DemonstrationAnswer(answer.response, _seconds(answer.seconds), answer.started_from)
 
 
 def rank_problem(rank: object, responses: int, field: str) -> list[str]:

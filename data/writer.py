@@ -23,7 +23,7 @@ import duckdb
 
 from data.errors import StoreFailed
 from data.live import Live
-from data.rows import TABLES, Row
+from data.rows import TABLES, DraftRow, Row
 
 T = TypeVar("T")
 Decide = Callable[[Live, datetime], tuple[Sequence[Row], T]]
@@ -126,14 +126,25 @@ class Writer:
         self._connection.execute("BEGIN")
         try:
             for kind in sorted(by_table, key=_ORDER.__getitem__):
+                rows_of_kind = self._drafts(by_table[kind]) if kind is DraftRow else by_table[kind]
                 appender = self._connection.appender(TABLES[kind])
-                appender.append_rows(by_table[kind])
+                appender.append_rows(rows_of_kind)
                 appender.flush()
             self._connection.execute("COMMIT")
         except BaseException:
             with suppress(duckdb.Error):  # after a failed COMMIT no transaction is left to roll back
                 self._connection.execute("ROLLBACK")
             raise
+
+    def _drafts(self, rows: list[Row]) -> list[Row]:
+        """The drafts that remain, after taking out those before them: a draft is no label, and only the last counts."""
+        last = {(row.task_id, row.labeler): row for row in rows if isinstance(row, DraftRow)}
+        tasks, labelers = zip(*last, strict=True)
+        self._connection.execute(
+            "DELETE FROM drafts WHERE (task_id, labeler) IN (SELECT unnest(?::VARCHAR[]), unnest(?::VARCHAR[]))",
+            [list(tasks), list(labelers)],
+        )
+        return [row for row in last.values() if row.work is not None]
 
     def _recover(self, error: Exception, calls: list[_Call]) -> None:
         """Make memory say again what the tables say, and tell the callers that nothing of theirs was kept."""

@@ -95,14 +95,15 @@ def names_of(context: Context) -> dict[str, str]:
 
 def numbers_of(context: Context, with_names: bool) -> tuple[Blocks, Blocks, Blocks, Blocks, Blocks]:
     """The panels of the page: the project, labelers, nobody's details, what else there is, and what it all means."""
-    found, stats = context.store.insight(), context.store.stats()
-    progress = found["project"] | {"tasks": stats["tasks"], "agreement": stats["agreement"]}
+    found = context.store.insight()
+    progress = found["project"]
     names = names_of(context) if with_names else {}
     labelers = found["labelers"]
     timed = insight.seconds_of(progress["seconds"]["rankings"], found["bins"], "Seconds per ranking, everybody's")
     return (
         [
             {"kind": "heading", "text": "Progress"},
+            {"kind": "text", "text": f"As of {found['at'][:16].replace('T', ' ')} UTC."},
             insight.tiles_of(progress),
             insight.days_of(progress, names),
         ],

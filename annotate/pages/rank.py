@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gradio as gr
-
 from annotate.context import Context
-from annotate.panels import header
+from annotate.panels import guideline, header
 from annotate.ranking_board import ranking_board
 
 
 def layout(context: Context) -> None:
     """Draw the page into the Blocks that is open."""
     header(context)
-    with gr.Accordion("Guidelines", open=False, elem_classes="pawl-fold"):
-        gr.Markdown(context.guideline.text)
+    guideline(context)
     ranking_board()

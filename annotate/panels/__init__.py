@@ -39,6 +39,17 @@ def header(context: Context) -> gr.HTML:
     return _component("header.js", server_functions=[_asked_of(context)])
 
 
+def guideline(context: Context) -> None:
+    """What labelers are asked to do, folded away: the present wording whenever the page is opened."""
+
+    def present() -> str:
+        version = context.store.project.guideline()
+        return version.text if version else "This project has no guidelines yet."
+
+    with gr.Accordion("Guidelines", open=False, elem_classes="pawl-fold"):
+        gr.Markdown(present, sanitize_html=True)
+
+
 def panel(value: list[dict[str, Any]] | None = None) -> gr.HTML:
     """A part of a page, drawn from a list of blocks; panel.js says which there are.
 

@@ -14,6 +14,8 @@ DAYS = 30  # the latest, in the plot of labels per day
 SERIES = 5  # labelers with a colour of their own; the others share one
 ROWS = 50  # labelers in a table or plot: an import may bring thousands
 WIDE = ["Demonstrations", "Skips", "Fast", "Shown first", "Gold"]  # columns that a phone has no room for
+STATES = ("done", "open", "resting", "retired")  # of tasks
+COUNTED = ("rankings", "demonstrations", "rewrites", "reviews", "revisions")
 KIND_WORDS = {"rankings": "ranking", "demonstrations": "demonstration"}
 
 
@@ -76,10 +78,10 @@ def seconds_of(found: Json | None, bins: list[int], title: str) -> Json:
 def queue_of(progress: Json) -> Json:
     """Tasks of each kind, done, open and retired."""
     rows = [
-        {"label": f"{kind.capitalize()} tasks", "values": [tasks[state] for state in ("done", "open", "retired")]}
+        {"label": f"{kind.capitalize()} tasks", "values": [tasks[state] for state in STATES]}
         for kind, tasks in progress["tasks"].items()
     ]
-    return {"kind": "bars", "title": "Queue", "series": ["done", "open", "retired"], "rows": rows, "whole": True}
+    return {"kind": "bars", "title": "Queue", "series": list(STATES), "rows": rows, "whole": True}
 
 
 def sources_of(progress: Json) -> Json:
@@ -170,7 +172,7 @@ def details_of(found: Json, labeler: str, names: Mapping[str, str]) -> Blocks:
     facts = [
         [
             "Labels",
-            ", ".join(f"{each[kind]} {kind}" for kind in ("rankings", "demonstrations", "rewrites", "revisions")),
+            ", ".join(f"{each[kind]} {kind}" for kind in COUNTED),
         ],
         ["Skips", "; ".join(f"{count}: {reason}" for reason, count in each["skips"].items()) or "none"],
     ]
@@ -179,6 +181,7 @@ def details_of(found: Json, labeler: str, names: Mapping[str, str]) -> Blocks:
     rows = [
         _row("Agrees with others", each["agreement"]),
         _row("Agrees with gold", each["gold"]),
+        _row("Agrees with reviewers", each["reviews_agree"]),
         _row("Agrees with themself", each["self_agreement"]),
         _row("The response shown first wins", each["position"], "the order it was shown in sways this labeler"),
         _row("The longer response wins", each["length"], "more than chance"),
@@ -196,6 +199,7 @@ def definitions_of(definitions: Mapping[str, str], alpha: str) -> Blocks:
     names = {
         "agreement": "Agreement",
         "gold": "Agrees with gold",
+        "reviews_agree": "Agrees with reviewers",
         "self_agreement": "Agrees with themself",
         "position": "Shown first",
         "length": "Longer",

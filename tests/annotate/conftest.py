@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from annotate.app import create_app
 from annotate.auth import Auth
-from annotate.context import Context, Guideline
+from annotate.context import Context
 from annotate.cycles import Cycles
 from data.batches import Batch, BatchRow
 from data.records import ROLES, Message, NewPrompt, NewResponse
@@ -73,7 +73,8 @@ def _world(folder: Path) -> Iterator[World]:
         auth = Auth(store, OWNER_TOKEN)
         tokens = {role: auth.add_user(role, role)[1] for role in ROLES} | {"owner": OWNER_TOKEN}
         cycles = Cycles(workspace, store, command=[sys.executable, "-c", SLEEPS])
-        context = Context(store, workspace, cycles, auth, Guideline("Rank them.", "0123456789abcdef"))
+        store.project.set_guideline("Rank them.", "researcher")
+        context = Context(store, workspace, cycles, auth)
         with TestClient(create_app(context, pages=False), raise_server_exceptions=False) as client:
             yield World(store, workspace, context, client, tokens)
         cycles.stop()

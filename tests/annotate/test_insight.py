@@ -31,7 +31,7 @@ def test_progress_tells_the_queue_the_days_and_the_agreement(world):
 
     found = world.call("GET", "/progress", "researcher").json()
 
-    assert found["tasks"]["ranking"] == {"open": 1, "done": 0, "retired": 0}
+    assert found["tasks"]["ranking"] == {"open": 1, "done": 0, "resting": 0, "retired": 0}
     assert [sum(day["labelers"].values()) for day in found["days"]] == [1]
     assert found["agreement"]["alpha"] is None and found["agreement"]["alpha_reason"]
     assert found["sources"] == [{"source": "ppo-0001", "responses": 3, "labeled": 3}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -32,7 +33,8 @@ def submit(world, task: dict, label: dict, role: str = "labeler"):
 
 
 def test_a_task_is_what_the_labeler_needs_and_no_word_of_the_model(world, task):
-    assert set(task) == {"task_id", "kind", "lease", "lease_expires_at", "prompt", "responses"}
+    contract = {"task_id", "kind", "lease", "lease_expires_at", "prompt", "responses"}
+    assert set(task) == contract | {"guideline", "asks"}
     assert task["kind"] == "ranking"
     assert task["prompt"] == {"messages": [{"role": "user", "content": "What is a pawl?"}]}
     assert sorted(response["text"] for response in task["responses"]) == ["response 0", "response 1", "response 2"]
@@ -66,7 +68,7 @@ def test_the_same_label_again_gives_the_same_answer_and_another_is_a_new_revisio
     assert other.json() == {"label_id": first.json()["label_id"], "revision": 2}
     [stored] = world.store.rankings()
     assert stored.answer.ranks == dict(zip(ids, (3, 2, 1), strict=True))
-    assert stored.guideline == "0123456789abcdef"
+    assert stored.guideline == hashlib.sha256(b"Rank them.").hexdigest()[:16]
 
 
 def test_a_label_with_everything_in_it_is_kept_whole(world, task):

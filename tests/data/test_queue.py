@@ -137,20 +137,23 @@ class SlowQueue:
 
     def add(self, id, priority, overlap):
         self.tasks[id] = {"priority": priority, "overlap": overlap, "labels": 0, "leases": {}, "gone": set()}
-        self.tasks[id] |= {"number": len(self.tasks), "retired": False}
+        self.tasks[id] |= {"number": len(self.tasks), "retired": False, "skips": 0}
 
-    def pick(self, labeler, last, now):
+    def pick(self, labeler, begun, now):
         for task in self.tasks.values():
             task["leases"] = {name: end for name, end in task["leases"].items() if end > now}
         open_to = {
             id: task
             for id, task in self.tasks.items()
             if not task["retired"]
+            and task["skips"] < 3
             and task["labels"] + len(task["leases"]) < task["overlap"]
             and labeler not in task["gone"]
         }
-        if last in open_to:
-            return last
+        for id in [id for id in begun if labeler not in self.tasks[id]["leases"]]:
+            if id in open_to:
+                return id
+            begun.remove(id)  # others took it over
         best = min(
             open_to.items(),
             key=lambda item: (-item[1]["priority"], not (item[1]["labels"] or item[1]["leases"]), item[1]["number"]),
@@ -161,8 +164,9 @@ class SlowQueue:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_thousand_random_moves_offer_what_a_slow_reading_of_the_rules_offers(queue, seed):
-    rng, slow, now, last = random.Random(seed), SlowQueue(), START, {}
+    rng, slow, now = random.Random(seed), SlowQueue(), START
     labelers = [f"labeler {n}" for n in range(6)]
+    begun = {name: [] for name in labelers}  # leased and not finished, oldest first
     labels = []
     for step in range(1_000):
         now += timedelta(minutes=rng.choice([0, 0, 1, 5]))
@@ -178,25 +182,31 @@ def test_a_thousand_random_moves_offer_what_a_slow_reading_of_the_rules_offers(q
             task_id = rng.choice(list(slow.tasks))
             queue.retire(task_id)
             slow.tasks[task_id]["retired"] = True
+        if (resting := queue.resting()) and rng.random() < 0.1:
+            queue.give_back(resting[0], queue.skips(resting[0]))
+            slow.tasks[resting[0]]["skips"] = 0
         labeler = rng.choice(labelers)
         held = queue.held(labeler, now)
         if held is None:
             task_id = queue.pick(labeler, now)
-            assert task_id == slow.pick(labeler, last.get(labeler), now), f"step {step}"
+            assert task_id == slow.pick(labeler, begun[labeler], now), f"step {step}"
             if task_id is not None:
                 queue.lease(Lease(task_id, labeler, str(step), now + PERIOD))
                 slow.tasks[task_id]["leases"][labeler] = now + PERIOD
-                last[labeler] = task_id
+                if task_id not in begun[labeler]:
+                    begun[labeler].append(task_id)
             continue
         task = slow.tasks[held.task_id]
         if rng.random() < 0.2:
             queue.skip(held.task_id, labeler)
+            task["skips"] += 1
         elif rng.random() < 0.8:
             queue.label(held.task_id, labeler)
             task["labels"] += 1
             labels.append((held.task_id, labeler))
         else:
             continue  # the lease is left to run out
+        begun[labeler].remove(held.task_id)
         task["gone"].add(labeler)
         del task["leases"][labeler]
 

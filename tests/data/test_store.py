@@ -130,7 +130,7 @@ def test_a_batch_added_twice_makes_its_tasks_once(store):
     first, second = store.add_batch(batch), store.add_batch(batch)
 
     assert first == second and len(first) == 2
-    assert store.stats()["tasks"]["ranking"] == {"open": 2, "done": 0, "retired": 0}
+    assert store.stats()["tasks"]["ranking"] == {"open": 2, "done": 0, "resting": 0, "retired": 0}
 
 
 def test_the_newest_batch_is_handed_out_first_and_a_retired_one_no_more(store, add_ranking_tasks):
@@ -564,12 +564,9 @@ def test_the_statistics_count_what_stands(store, clock, add_ranking_tasks, label
     ana, ben = store.user("ana").pseudonym, store.user("ben").pseudonym
     pawl = store.demonstrations()[0].labeler
     assert stats["prompts"] == {"train": 3, "heldout": 1}
-    assert stats["tasks"]["ranking"] == {
-        "open": 1,
-        "done": 3,
-        "retired": 0,
-    }  # ben was given what ana's withdrawal freed
-    assert stats["tasks"]["demonstration"] == {"open": 0, "done": 0, "retired": 0}
+    # ben was given what ana's withdrawal freed
+    assert stats["tasks"]["ranking"] == {"open": 1, "done": 3, "resting": 0, "retired": 0}
+    assert stats["tasks"]["demonstration"] == {"open": 0, "done": 0, "resting": 0, "retired": 0}
     trainable = {"rankings_trainable": 1, "demonstrations_trainable": 0}  # the demonstration is of a held-out prompt
     assert stats["labels"] == {"rankings": 4, "demonstrations": 1, "skips": 0, **trainable}
     assert stats["labelers"] == {
