@@ -13,7 +13,7 @@ Blocks = list[Json]
 DAYS = 30  # the latest, in the plot of labels per day
 SERIES = 5  # labelers with a colour of their own; the others share one
 ROWS = 50  # labelers in a table or plot: an import may bring thousands
-WIDE = ["Demonstrations", "Skips", "Fast", "Shown first", "Gold"]  # columns that a phone has no room for
+WIDE = ["Demonstrations", "Seconds", "Fast", "Shown first", "Gold"]  # columns that a phone has no room for
 STATES = ("done", "open", "resting", "retired")  # of tasks
 COUNTED = ("rankings", "demonstrations", "rewrites", "reviews", "revisions")
 KIND_WORDS = {"rankings": "ranking", "demonstrations": "demonstration"}
@@ -64,7 +64,7 @@ def days_of(progress: Json, names: Mapping[str, str], today: date | None = None)
 
 def seconds_of(found: Json | None, bins: list[int], title: str) -> Json:
     """How long labels took, as columns between the edges."""
-    edges = [f"under {bins[0]}", *(str(edge) for edge in bins)]
+    edges = [f"<{bins[0]}", *(str(edge) for edge in bins)]
     counts = found["distribution"] if found else []
     return {
         "kind": "columns",
@@ -132,7 +132,7 @@ def agreement_of(labelers: list[Json], names: Mapping[str, str]) -> Json:
 def table_of(labelers: list[Json], names: Mapping[str, str]) -> Json:
     """A row for each labeler, the busiest first; one is picked for details."""
     shown = labelers[:ROWS]
-    columns = ["Labeler", "Rankings", "Demonstrations", "Skips", "Seconds", "Fast", "Agreement", "Shown first", "Gold"]
+    columns = ["Labeler", "Rankings", "Demonstrations", "Seconds", "Fast", "Agreement", "Shown first", "Gold"]
     if names:
         columns.insert(1, "Name")
     rows = []
@@ -142,9 +142,8 @@ def table_of(labelers: list[Json], names: Mapping[str, str]) -> Json:
             each["labeler"],
             str(each["rankings"]),
             str(each["demonstrations"]),
-            str(sum(each["skips"].values())),
             f"{seconds['median']:.0f}" if seconds else "-",
-            f"{seconds['fast']} of {seconds['judged']}" if seconds else "-",
+            str(seconds["fast"]) if seconds else "-",
             percent(each["agreement"]["value"]),
             percent(each["position"]["value"]) + (" !" if each["position"]["warning"] else ""),
             percent(each["gold"]["value"]),
@@ -170,11 +169,8 @@ def details_of(found: Json, labeler: str, names: Mapping[str, str]) -> Blocks:
             {"kind": "text", "tone": "warn", "text": f"There is no labeler {labeler} with any label. Refresh the page."}
         ]
     facts = [
-        [
-            "Labels",
-            ", ".join(f"{each[kind]} {kind}" for kind in COUNTED),
-        ],
-        ["Skips", "; ".join(f"{count}: {reason}" for reason, count in each["skips"].items()) or "none"],
+        ["Labels", ", ".join(f"{kind} {each[kind]}" for kind in COUNTED if each[kind]) or "none"],
+        ["Skips", "; ".join(f"{reason}: {count}" for reason, count in each["skips"].items()) or "none"],
     ]
     facts += [_timing(word, each["seconds"][kind]) for kind, word in KIND_WORDS.items() if each["seconds"][kind]]
     name = f"{labeler} ({names[labeler]})" if labeler in names else labeler
@@ -182,7 +178,7 @@ def details_of(found: Json, labeler: str, names: Mapping[str, str]) -> Blocks:
         _row("Agrees with others", each["agreement"]),
         _row("Agrees with gold", each["gold"]),
         _row("Agrees with reviewers", each["reviews_agree"]),
-        _row("Agrees with themself", each["self_agreement"]),
+        _row("Agrees with own repeats", each["self_agreement"]),
         _row("The response shown first wins", each["position"], "the order it was shown in sways this labeler"),
         _row("The longer response wins", each["length"], "more than chance"),
     ]
@@ -200,7 +196,7 @@ def definitions_of(definitions: Mapping[str, str], alpha: str) -> Blocks:
         "agreement": "Agreement",
         "gold": "Agrees with gold",
         "reviews_agree": "Agrees with reviewers",
-        "self_agreement": "Agrees with themself",
+        "self_agreement": "Agrees with own repeats",
         "position": "Shown first",
         "length": "Longer",
         "seconds": "Seconds",

@@ -3,7 +3,7 @@
 
 const plain = (number) => (Number.isInteger(number) ? String(number) : number.toFixed(1));
 const total = (values) => values.reduce((sum, value) => sum + value, 0);
-const percent = (share) => `${Math.round(share * 100)} %`;
+const percent = (share) => `${Math.round(share * 100)}%`;
 const colour = (series, place) => (series[place] === "others" ? "others" : String(place + 1));
 
 const plot = (block, ...parts) => make("figure", { class: "pawl-plot" }, make("figcaption", { text: block.title }), ...parts);
@@ -15,10 +15,10 @@ function legend(series) {
     make("span", { class: "pawl-swatch", "data-series": colour(series, place), "aria-hidden": "true" }), make("span", { text: name }))));
 }
 
-// The next 1, 2 or 5 followed by noughts: where an axis ends.
+// The next round number: where an axis ends.
 function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  return power * [1, 2, 5, 10].find((step) => step * power >= value);
+  return power * [1, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= value);
 }
 
 // block: title, series, columns: [{label, values}], empty
@@ -26,7 +26,8 @@ function columns(block) {
   const most = Math.max(0, ...block.columns.map((column) => total(column.values)));
   if (!most) return nothing(block);
   const top = roundUp(most);
-  const every = Math.ceil(block.columns.length / 6);  // labels that fit a phone
+  const short = block.columns.every((column) => column.label.length < 5);
+  const every = Math.ceil(block.columns.length / (short ? 10 : 6));  // as many labels as fit a phone
   const bars = block.columns.map((column, n) => {
     const told = column.values.map((value, place) => `${block.series[place]} ${plain(value)}`).filter((_, place) => column.values[place]);
     const segments = column.values.map((value, place) => {
@@ -57,9 +58,9 @@ function bars(block) {
       segment.style.width = `${(100 * value) / full}%`;
       return segment;
     });
-    const told = block.series.length < 2 ? plain(row.values[0]) : row.values.map((value, place) => `${plain(value)} ${block.series[place]}`).join(", ");
+    const told = block.series.length < 2 ? plain(row.values[0]) : row.values.map((value, place) => `${plain(value)} ${block.series[place]}`).filter((_, place) => row.values[place]).join(", ") || "none";
     return make("li", {}, make("span", { class: "pawl-row-label", text: row.label, dir: "auto" }),
-      make("div", { class: "pawl-bar", "aria-hidden": "true" }, ...segments), make("span", { class: "pawl-row-note", text: told }));
+      make("div", { class: "pawl-length", "aria-hidden": "true" }, ...segments), make("span", { class: "pawl-row-note", text: told }));
   });
   return plot(block, make("ul", { class: "pawl-rows" }, ...items), legend(block.series));
 }
@@ -80,14 +81,14 @@ function intervals(block) {
     if (row.value !== null) {
       const [low, high] = row.interval;
       place("pawl-whisker", low, high - low);
-      place("pawl-dot", row.value);
+      place("pawl-point", row.value);
       told = `${percent(row.value)} (${Math.round(low * 100)} to ${Math.round(high * 100)}), ${row.note}`;
     }
     if (row.warning) told += `: ${row.warning}`;
     return make("li", { "data-warning": row.warning ? "" : null }, make("span", { class: "pawl-row-label", text: row.label }), track,
       make("span", { class: "pawl-row-note", text: told }));
   });
-  const scale = make("div", { class: "pawl-scale", "aria-hidden": "true" }, ...["0", "50 %", "100 %"].map((text) => make("span", { text })));
+  const scale = make("div", { class: "pawl-scale", "aria-hidden": "true" }, ...["0", "50%", "100%"].map((text) => make("span", { text })));
   return plot(block, make("ul", { class: "pawl-rows" }, ...items, make("li", { class: "pawl-scale-row", "aria-hidden": "true" }, make("span", {}), scale, make("span", {}))));
 }
 
