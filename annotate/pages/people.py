@@ -12,8 +12,9 @@ from typing import Any
 
 import gradio as gr
 
+from annotate import plots
 from annotate.context import Context
-from annotate.panels import allow, closed_to, header, insight, panel
+from annotate.panels import allow, closed_to, header, panel
 from data.errors import FeedbackError
 from data.records import ROLES
 
@@ -63,7 +64,7 @@ def layout(context: Context) -> None:
     def on_pick(event: gr.EventData, request: gr.Request) -> Blocks:
         allow(context, request, "researcher")
         names = names_of(context) if is_admin(context, request) else {}
-        return insight.details_of(context.store.insight(), str(event.id), names)
+        return plots.details_of(context.store.insight(), str(event.id), names)
 
     def on_invite(name: str, role: str, request: gr.Request) -> tuple[Blocks, Blocks, Any]:
         allow(context, request, "admin")
@@ -71,8 +72,8 @@ def layout(context: Context) -> None:
         return said, people_of(context), gr.skip() if not taken else ""
 
     def on_act(event: gr.EventData, request: gr.Request) -> tuple[Blocks, Blocks]:
-        allow(context, request, "admin")
-        return acted(context, str(event.id), str(event.act)), people_of(context)
+        admin = allow(context, request, "admin")
+        return acted(context, admin.name, str(event.id), str(event.act)), people_of(context)
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     gr.on(None, on_load, None, [notice, body, management, listed, *numbers], **quiet)
@@ -99,29 +100,29 @@ def numbers_of(context: Context, with_names: bool) -> tuple[Blocks, Blocks, Bloc
     progress = found["project"]
     names = names_of(context) if with_names else {}
     labelers = found["labelers"]
-    timed = insight.seconds_of(progress["seconds"]["rankings"], found["bins"], "Seconds per ranking, everybody's")
+    timed = plots.seconds_of(progress["seconds"]["rankings"], found["bins"], "Seconds per ranking, everybody's")
     return (
         [
             {"kind": "heading", "text": "Progress"},
             {"kind": "text", "text": f"As of {found['at'][:16].replace('T', ' ')} UTC."},
-            insight.tiles_of(progress),
-            insight.days_of(progress, names),
+            plots.tiles_of(progress),
+            plots.days_of(progress, names),
         ],
         [
             {"kind": "heading", "text": "Labelers"},
-            insight.table_of(labelers, names),
+            plots.table_of(labelers, names),
             {"kind": "text", "text": "Pick a labeler to see more. An exclamation mark: more than chance."},
         ],
         [],
         [
-            insight.agreement_of(labelers, names),
-            insight.sways_of(progress),
+            plots.agreement_of(labelers, names),
+            plots.sways_of(progress),
             timed,
-            insight.queue_of(progress),
-            insight.sources_of(progress),
-            insight.skips_of(progress["skips"]),
+            plots.queue_of(progress),
+            plots.sources_of(progress),
+            plots.skips_of(progress["skips"]),
         ],
-        insight.definitions_of(found["definitions"], ALPHA),
+        plots.definitions_of(found["definitions"], ALPHA),
     )
 
 
@@ -152,9 +153,12 @@ def invited(context: Context, name: str, role: str) -> tuple[Blocks, bool]:
     return _link(f"{name} may now sign in as {role}.", link), True
 
 
-def acted(context: Context, name: str, act: str) -> Blocks:
-    """A new link for this person, or the end of their access."""
+def acted(context: Context, admin: str, name: str, act: str) -> Blocks:
+    """A new link for this person, or the end of their access; no admin ends their own by a slip."""
     try:
+        if act == "disable" and name == admin:
+            told = "You cannot disable yourself here. Nothing was changed; another admin can."
+            return [{"kind": "text", "tone": "warn", "text": told}]
         if act == "disable":
             context.store.disable_user(name)
             told = f"{name} is disabled: every session and token of theirs has ended. Their labels are kept."

@@ -1,4 +1,4 @@
-"""The numbers of data/insight.py as blocks for panels: few, calm plots, each beside its numbers in words."""
+"""The numbers of data/insight.py as blocks that annotate/panels draws: few plots, each beside its numbers in words."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def days_of(progress: Json, names: Mapping[str, str], today: date | None = None)
         "title": "Labels per day (UTC)",
         "series": [names.get(labeler, labeler) for labeler in own] + ["others"] * others,
         "columns": columns,
-        "empty": "Nobody has labeled anything here yet.",
+        "empty": f"Nobody labeled anything here in the last {DAYS} days." if found else "No label was given here yet.",
     }
 
 
