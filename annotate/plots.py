@@ -142,14 +142,14 @@ def table_of(labelers: list[Json], names: Mapping[str, str]) -> Json:
             each["labeler"],
             str(each["rankings"]),
             str(each["demonstrations"]),
-            f"{seconds['median']:.0f}" if seconds else "-",
+            f"{seconds['median']:.0f}" if seconds else "imported" if each["imported"] else "-",
             str(seconds["fast"]) if seconds else "-",
             percent(each["agreement"]["value"]),
             percent(each["position"]["value"]) + (" !" if each["position"]["warning"] else ""),
             percent(each["gold"]["value"]),
         ]
         if names:
-            row.insert(1, names.get(each["labeler"], "imported" if each["imported"] else "-"))
+            row.insert(1, names.get(each["labeler"], "-"))
         rows.append(row)
     return {
         "kind": "table",
@@ -159,6 +159,12 @@ def table_of(labelers: list[Json], names: Mapping[str, str]) -> Json:
         "wide": WIDE,
         "empty": "Nobody has labeled anything yet.",
     }
+
+
+def shown_of(labelers: list[Json]) -> str:
+    """What to do with the table, and who is not in it."""
+    more = f"These are the first {ROWS} of {len(labelers)}; /api/v1/labelers has all." if len(labelers) > ROWS else ""
+    return f"Pick a labeler to see more. {more}".rstrip()
 
 
 def details_of(found: Json, labeler: str, names: Mapping[str, str]) -> Blocks:

@@ -29,7 +29,7 @@ from data.records import CHECKS
 Json = dict[str, Any]
 Opened = Callable[[], AbstractContextManager[Moment]]
 
-PATIENCE = 20
+COSTLY, PATIENCE = 2.0, 20
 KINDS = ("rankings", "demonstrations", "rewrites", "reviews")
 BINS = (5, 10, 20, 40, 80, 160, 320, 640, 1280)  # seconds between the bars of a distribution
 
@@ -118,8 +118,9 @@ _OWN = """
 class Insight:
     """Computes the numbers, for one caller at a time, and anew only when something was labeled or skipped since.
 
-    What took over a second is kept `PATIENCE` times as long all the same, so that researchers who look often do not
-    slow labelers down; `at` says of when the numbers are.
+    What took more than `COSTLY` seconds is kept `PATIENCE` times as long all the same, and who asks while they are
+    computed gets the ones before, so that researchers who look often do not slow labelers down; `at` says of when
+    they are.
     """
 
     def __init__(self) -> None:
@@ -130,7 +131,9 @@ class Insight:
 
     def of(self, opened: Opened, live: Live, now: datetime) -> Json:
         """Labelers, what holds for all of them together, and the definitions, ready for JSON."""
-        with self._one_at_a_time:
+        if not self._one_at_a_time.acquire(blocking=not self._kept):
+            return self._kept  # another caller is at it
+        try:
             # read before the moment begins: what comes meanwhile makes this stale again
             mark = (live, live.changes, len(live.labels), len(live.skips), len(live.tasks))
             if mark != self._mark and time.monotonic() >= self._until:
@@ -138,8 +141,10 @@ class Insight:
                 with opened() as moment:
                     self._kept = {"at": iso(now), **_computed(moment, live)}
                 took = time.monotonic() - began
-                self._mark, self._until = mark, began + took * (PATIENCE if took > 1 else 0)
+                self._mark, self._until = mark, began + took * (PATIENCE if took > COSTLY else 0)
             return self._kept
+        finally:
+            self._one_at_a_time.release()
 
 
 def own(moment: Moment, labeler: str) -> Json:
@@ -172,7 +177,10 @@ def _computed(moment: Moment, live: Live) -> Json:
         (labeler, shown, range(len(shown)), times) for labeler, shown, times in moment.select(_POSITION)
     )
     length, every_length = _effects(moment.select(_LENGTH))
-    everyone = sorted({*counts, *skips, *gold}, key=lambda labeler: (-sum(counts[labeler].values()), labeler))
+    everyone = sorted(
+        {*counts, *skips, *gold},
+        key=lambda labeler: (labeler in outsiders, -sum(counts[labeler].values()), labeler),  # people of the app first
+    )
     return {
         "labelers": [
             {

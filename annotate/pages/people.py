@@ -111,7 +111,7 @@ def numbers_of(context: Context, with_names: bool) -> tuple[Blocks, Blocks, Bloc
         [
             {"kind": "heading", "text": "Labelers"},
             plots.table_of(labelers, names),
-            {"kind": "text", "text": "Pick a labeler to see more. An exclamation mark: more than chance."},
+            {"kind": "text", "text": f"{plots.shown_of(labelers)} An exclamation mark: more than chance."},
         ],
         [],
         [

@@ -164,7 +164,27 @@ def test_what_a_labeler_is_told_does_not_give_away_which_tasks_were_checks(check
     assert checked.own_numbers("ben")["rankings"] == 0
 
 
+def test_a_reviewers_answer_is_held_against_the_labelers_and_is_no_agreement_of_its_own(
+    store, add_ranking_tasks, label
+):
+    store.add_user("rita", "reviewer")
+    add_ranking_tasks(store, 1, overlap=2)
+    task, _ = label(store, "ana")
+    assignment, _ = rank(store, "ben", in_swapped_order)
+    store.reviews.adjudicate("rita", task, RankingAnswer(in_swapped_order(assignment)), guideline="g1")
+
+    ana, ben, rita = (of(store, name) for name in ("ana", "ben", "rita"))
+    assert [(each["reviews_agree"]["value"], each["agreement"]["pairs"]) for each in (ana, ben, rita)] == [
+        (pytest.approx(2 / 3), 3),
+        (1.0, 3),
+        (None, 0),
+    ]
+    assert (rita["rankings"], rita["reviews"], rita["position"]["pairs"]) == (0, 1, 0)
+    assert store.insight()["project"]["double_labeled_tasks"] == 1
+
+
 def test_labels_are_counted_on_the_day_they_were_first_given(store, clock, add_ranking_tasks):
+    store.project.change_settings({"repeat_share": 0.0, "gold_share": 0.0}, "rea")
     add_ranking_tasks(store, 2)
     first, _ = rank(store, "ana", as_shown)  # 2026-03-01 09:00
     clock.advance(15 * 60)
