@@ -12,7 +12,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
-from annotate import PREFIX, VERSION, exports, roles, workbench
+from annotate import PREFIX, VERSION, exports, insight, roles, workbench
 from annotate.bodies import (
     BatchBody,
     CheckpointBody,
@@ -275,6 +275,7 @@ def disable_user(name: str, user: Admin, context: Here) -> Json:
 
 router.include_router(to_all)
 router.include_router(workbench.router)
+router.include_router(insight.router)
 router.include_router(signed_in)
 
 
@@ -294,7 +295,7 @@ def unknown(path: str, request: Request) -> Response:
 def _methods_of(request: Request) -> set[str]:
     """The methods that the documented routes take at this request's path."""
     path = request.url.path.removeprefix(PREFIX)
-    routes: list[Any] = [*to_all.routes, *workbench.router.routes, *signed_in.routes]
+    routes: list[Any] = [*to_all.routes, *workbench.router.routes, *insight.router.routes, *signed_in.routes]
     return {method for route in routes if route.path_regex.match(path) for method in route.methods}
 
 

@@ -170,10 +170,17 @@ class Auth:
 
         Raises InvalidInput for a name that would not do, Conflict for one that is taken.
         """
+        user = self._added(name, role)
+        return user, self.new_token(name)
+
+    def invite(self, name: str, role: Role) -> str:
+        """A new user without an API token: the path of a link that signs them in once. Raises as `add_user`."""
+        return self.link_path(self._added(name, role).name)
+
+    def _added(self, name: str, role: Role) -> User:
         if name == OWNER:
             raise Conflict(f"The name {OWNER} is reserved for the owner token. Choose another name.")
-        user = self._store.add_user(name, role)
-        return user, self.new_token(name)
+        return self._store.add_user(name, role)
 
     def new_token(self, name: str) -> str:
         """One more API token for this user; it does not expire."""

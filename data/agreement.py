@@ -9,6 +9,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ Metric = Literal["nominal", "ordinal"]
 Z = 1.959963984540054  # the normal quantile of a two-sided 95 % interval
 DEFINITION = (
     "over every two labels of a task and every two responses both ranked: 1 for the same answer, 0.5 where just one "
-    "of them is a tie, 0 for opposite answers; Wilson 95 % interval, pairs taken as independent"
+    "of them is a tie, 0 for opposite answers; Wilson 95 % interval, clustered by task"
 )
 
 
@@ -30,6 +31,51 @@ class Share:
     n: int
 
 
+@dataclass(slots=True)
+class Tally:
+    """Successes among cases that come in clusters, such as the pairs of responses of one task.
+
+    Cases of one cluster are alike, so they tell less than as many independent ones. The interval is Wilson's for as
+    many independent cases as would give the share the variance that it has over clusters: the cluster-robust one of a
+    ratio, G / (G - 1) * sum((successes - share * n)^2) / (sum of n)^2 over G clusters. That is never more cases than
+    there are; it is one for a single cluster, and one for each cluster where all cases came out alike.
+    """
+
+    clusters: int = 0
+    successes: float = 0.0
+    n: int = 0
+    squares: tuple[float, float, float] = (0.0, 0.0, 0.0)  # sums of successes^2, successes * n, n^2 over clusters
+
+    def add(self, successes: float, n: int, times: int = 1) -> None:
+        """One more cluster, or `times` of the same; one without cases changes nothing."""
+        if not n:
+            return
+        self.clusters += times
+        self.successes += successes * times
+        self.n += n * times
+        both = (successes * successes, successes * n, float(n * n))
+        first, second, third = (old + new * times for old, new in zip(self.squares, both, strict=True))
+        self.squares = (first, second, third)
+
+    def share(self) -> Share:
+        """The share of successes, with its interval."""
+        if not self.n:
+            return Share(None, None, 0)
+        share = self.successes / self.n
+        alike = self._alike(share)
+        return Share(share, wilson(share * alike, alike), self.n)
+
+    def _alike(self, share: float) -> float:
+        """How many independent cases these are worth."""
+        if self.clusters == 1 or share in (0.0, 1.0):
+            return self.clusters
+        squared, crossed, sizes = self.squares
+        residuals = squared - 2 * share * crossed + share * share * sizes
+        variance = self.clusters / (self.clusters - 1) * residuals / (self.n * self.n)
+        independent = share * (1 - share)
+        return self.n if variance * self.n <= independent else independent / variance
+
+
 @dataclass(frozen=True, slots=True)
 class Alpha:
     """Krippendorff's alpha: 1 is perfect, 0 is what chance gives. `reason` says why there is no value."""
@@ -38,8 +84,8 @@ class Alpha:
     reason: str | None = None
 
 
-def wilson(successes: float, n: int) -> tuple[float, float]:
-    """The 95 % score interval of a share of `n` > 0 cases (Wilson 1927). Halves count as half a success."""
+def wilson(successes: float, n: float) -> tuple[float, float]:
+    """The 95 % score interval of a share of `n` > 0 cases (Wilson 1927). Parts count as part of a success."""
     share = successes / n
     centre = share + Z * Z / (2 * n)
     margin = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
@@ -47,27 +93,37 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
 
 
+@lru_cache(maxsize=1 << 16)  # few orders of few responses are possible, and the same two meet again and again
+def compared(one: tuple[int | None, ...], other: tuple[int | None, ...]) -> tuple[float, int, int, int]:
+    """Two rankings of the same responses: agreement and the pairs both ranked; the same of those that both decided.
+
+    Tie-aware: both say the same of a pair (first, second or tie) 1, just one says tie 0.5, opposite 0.
+    """
+    agreed, pairs, same, decided = 0.0, 0, 0, 0
+    for first, second in combinations(range(len(one)), 2):
+        a, b = _choice(one, first, second), _choice(other, first, second)
+        if a is None or b is None:
+            continue
+        pairs += 1
+        agreed += 1.0 if a == b else 0.5 if 0 in (a, b) else 0.0
+        if a and b:
+            decided += 1
+            same += a == b
+    return agreed, pairs, same, decided
+
+
 def pairwise(tasks: Iterable[Sequence[Ranks]]) -> tuple[Share, Share]:
     """Agreement over all pairs of labels, tie-aware; and over those alone where both labelers decided.
 
-    Each task is the rankings of its labelers, all of the same responses in the same order. Tie-aware: both say the
-    same (first, second or tie) 1, just one says tie 0.5, opposite 0. The interval takes the pairs as independent, which
-    the pairs of one task are not: read it as the narrowest that could be true.
+    Each task is the rankings of its labelers, all of the same responses in the same order, and a cluster of the
+    intervals.
     """
-    agreed = pairs = 0.0
-    same = decided = 0
+    aware, decisive = Tally(), Tally()
     for rankings in tasks:
-        for one, other in combinations(rankings, 2):
-            for first, second in combinations(range(len(one)), 2):
-                a, b = _choice(one, first, second), _choice(other, first, second)
-                if a is None or b is None:
-                    continue
-                pairs += 1
-                agreed += 1.0 if a == b else 0.5 if 0 in (a, b) else 0.0
-                if a and b:
-                    decided += 1
-                    same += a == b
-    return _share(agreed, int(pairs)), _share(same, decided)
+        found = [compared(one, other) for one, other in combinations(map(tuple, rankings), 2)]
+        aware.add(sum(each[0] for each in found), sum(each[1] for each in found))
+        decisive.add(sum(each[2] for each in found), sum(each[3] for each in found))
+    return aware.share(), decisive.share()
 
 
 def accuracy(ranks: Ranks, expected: Ranks) -> float | None:
@@ -84,14 +140,14 @@ def alpha(units: Iterable[Sequence[float | None]], metric: Metric) -> Alpha:
     """
     # coincidences: the pairs of values in a unit, each weighted 1 / (values in the unit - 1)
     together: defaultdict[tuple[float, float], float] = defaultdict(float)
-    for unit in units:
+    for unit, alike in Counter(map(tuple, units)).items():  # few ranks are possible, so most units come many times
         values = Counter(value for value in unit if value is not None)
         count = values.total()
         if count < 2:
             continue
         for a, times in values.items():
             for b, others in values.items():
-                together[a, b] += times * (others - (a == b)) / (count - 1)
+                together[a, b] += alike * times * (others - (a == b)) / (count - 1)
     totals: defaultdict[float, float] = defaultdict(float)
     for (a, _), weight in together.items():
         totals[a] += weight
@@ -129,10 +185,6 @@ def _choice(ranks: Ranks, first: int, second: int) -> int | None:
     """1 when the first is better, -1 when the second is, 0 for a tie, None when one is unrankable."""
     a, b = ranks[first], ranks[second]
     return None if a is None or b is None else (a < b) - (a > b)
-
-
-def _share(successes: float, n: int) -> Share:
-    return Share(successes / n, wilson(successes, n), n) if n else Share(None, None, 0)
 
 
 def _ordinal(totals: Mapping[float, float]) -> dict[tuple[float, float], float]:

@@ -43,7 +43,7 @@ class Counts:
         }
         return {
             "prompts": {"train": splits.get("train", 0), "heldout": splits.get("heldout", 0)},
-            "tasks": {kind: _states(live, kind) for kind in KINDS},
+            "tasks": {kind: states(live, kind) for kind in KINDS},
             "labels": {
                 "rankings": sum(counts["rankings"] for counts in labelers.values()),
                 "demonstrations": sum(counts["demonstrations"] for counts in labelers.values()),
@@ -63,6 +63,7 @@ class Counts:
         return self._agreement[2]
 
 
-def _states(live: Live, kind: TaskKind) -> dict[str, int]:
+def states(live: Live, kind: TaskKind) -> dict[str, int]:
+    """How many tasks of the kind are open, done, resting and retired; those that check labelers left out."""
     counts = Counter(state for _, state in live.queues[kind].states())
     return {state: counts[state] for state in ("open", "done", "resting", "retired")}

@@ -204,13 +204,18 @@ class Moment:
 
     def ranks_by_task(self) -> Iterator[list[list[int | None]]]:
         """The rankings of each task by several labelers, one from each (their latest), as vectors of ranks."""
-        sql = """SELECT list(ranks ORDER BY labeler) FROM (
+        for rankings in self.rankings_by_task():
+            yield list(rankings.values())
+
+    def rankings_by_task(self) -> Iterator[dict[str, list[int | None]]]:
+        """The same, each vector by its labeler."""
+        sql = """SELECT list(labeler ORDER BY labeler), list(ranks ORDER BY labeler) FROM (
                      SELECT task_number, labeler, arg_max(ranks, created_at) AS ranks
                      FROM standing_rankings WHERE source <> 'review' GROUP BY task_number, labeler)
                  GROUP BY task_number HAVING count(*) > 1"""
         for rows in self._stream(sql):
-            for (ranks,) in rows:
-                yield ranks
+            for labelers, ranks in rows:
+                yield dict(zip(labelers, ranks, strict=True))
 
     def _standing_rankings(self) -> Iterator[Row]:
         """The rankings that stand, by task: their columns, with ratings, flags and rewrite decoded, and two more.

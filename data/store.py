@@ -26,6 +26,7 @@ from data import catalog, exports, history, intake, labeling, lineage, people
 from data.counts import Counts
 from data.database import cursor_of, open_database
 from data.errors import NotFound, StoreFailed
+from data.insight import Insight, own
 from data.live import Live
 from data.project import Project
 from data.records import (
@@ -89,6 +90,7 @@ class Store:
         self.project = Project(self._write, lambda: self._live)
         self.reviews = Reviews(self._write, lambda: self._live, self.moment, self.task_texts)
         self._counts = Counts()
+        self._insight = Insight()
         self._shown = lru_cache(SHOWN)(self._read_shown)  # several labelers are shown the same task, in turn
 
     def __enter__(self) -> Store:
@@ -351,6 +353,16 @@ class Store:
         """Counts by kind and state, labelers, agreement and pace, ready for JSON."""
         with self.moment() as moment:
             return self._counts.of(moment, self._live, self._now())
+
+    def insight(self) -> dict[str, Any]:
+        """How labelers do, and what holds for all of them together; data/insight.py says what it counts."""
+        return self._insight.of(self.moment, self._live, self._now())
+
+    def own_numbers(self, labeler: str) -> dict[str, Any]:
+        """What a labeler, by name, is told of themself. Raises NotFound."""
+        pseudonym = self._live.user(labeler).pseudonym
+        with self.moment() as moment:
+            return own(moment, pseudonym)
 
     def task_texts(self, task_id: str) -> tuple[Prompt, list[Response]]:
         """The prompt of a ranking task, and its responses in its own order. Raises NotFound."""

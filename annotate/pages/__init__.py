@@ -11,12 +11,13 @@ import warnings
 import gradio as gr
 
 from annotate.context import Context
-from annotate.pages import checkpoints, datasets, demonstrate, history, project, rank, review, training
+from annotate.pages import checkpoints, datasets, demonstrate, history, people, project, rank, review, training
 
 PAGES = (
     ("Demonstrate", demonstrate),
     ("History", history),
     ("Review", review),
+    ("People", people),
     ("Datasets", datasets),
     ("Training", training),
     ("Checkpoints", checkpoints),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 COLOURS = (FOLDER / "colours.css").read_text()
-STYLE = (FOLDER / "panels.css").read_text()
+STYLE = (FOLDER / "panels.css").read_text() + (FOLDER / "plots.css").read_text()
 STAGE_WORDS = {
     "freeze": "gathering the labels",
     "pretrain": "reading text and code",
@@ -51,13 +51,16 @@ def guideline(context: Context) -> None:
 
 
 def panel(value: list[dict[str, Any]] | None = None) -> gr.HTML:
-    """A part of a page, drawn from a list of blocks; panel.js says which there are. Clicking a row fires `pick`."""
-    return _component("panel.js", value=value)
+    """A part of a page, drawn from a list of blocks; panel.js says which there are.
+
+    Clicking a row fires `pick`, and a button in a row `act`.
+    """
+    return _component("plots.js", "panel.js", value=value)
 
 
-def _component(script: str, **options: Any) -> gr.HTML:
+def _component(*scripts: str, **options: Any) -> gr.HTML:
     # not a subclass: Gradio would write a stub file beside the source of each
-    text = (FOLDER / script).read_text()
+    text = "".join((FOLDER / script).read_text() for script in scripts)
     return gr.HTML(html_template="<div></div>", js_on_load=text, apply_default_css=False, **options)
 
 

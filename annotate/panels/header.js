@@ -17,7 +17,7 @@ const get = (path) => fetch(path, { credentials: "same-origin", cache: "no-store
 
 const LABELING = [["Rank", "/"], ["Demonstrate", "/demonstrate"], ["History", "/history"]];
 const REVIEW = [["Review", "/review"]];
-const RESEARCH = [["Datasets", "/datasets"], ["Training", "/training"], ["Checkpoints", "/checkpoints"], ["Project", "/project"]];
+const RESEARCH = [["People", "/people"], ["Datasets", "/datasets"], ["Training", "/training"], ["Checkpoints", "/checkpoints"], ["Project", "/project"]];
 const here = location.pathname.replace(/\/+$/, "") || "/";
 
 const link = ([text, href]) => make("a", { href, text, "aria-current": href === here ? "page" : null });

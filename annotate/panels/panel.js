@@ -2,7 +2,9 @@
 //   heading {text}   text {text, tone}   code {text}   tiles {items: [{label, value, note}]}   facts {rows: [[name, value]]}
 //   table {columns, rows, ids, picked, empty, wide: columns to hide on a phone}   meter {label, value}   stages {items: [{name, state, progress, note}]}
 //   samples {items: [{title, prompt, response}]}   links {rows: [{name, note, links: [[text, href]]}]}
-// Clicking a row of a table that has ids triggers "pick" with {id}.
+//   columns, bars, intervals, copy: see plots.js
+// Clicking a row of a table that has ids triggers "pick" with {id}. A table with keys has buttons in its rows, actions:
+// [[{text, act, sure}]], each of which triggers "act" with {id: the row's key, act}.
 
 const make = (tag, attributes = {}, ...children) => {
   const node = document.createElement(tag);
@@ -38,13 +40,14 @@ const DRAW = {
     make("div", {}, make("strong", { text: row.name }), make("div", { class: "pawl-tile-note", text: row.note })),
     make("div", { class: "pawl-export-links" }, ...row.links.map(([text, href]) =>
       make("a", { class: "pawl-button", href, download: "", text, "aria-label": `${row.name} as ${text}` })))))),
-  table,
+  table, columns, bars, intervals, copy,
 };
 
 function table(block) {
   if (!block.rows.length) return make("p", { class: "pawl-note", text: block.empty });
   const wide = (name) => (block.wide?.includes(name) ? "" : null);
   const head = make("tr", {}, ...block.columns.map((name) => make("th", { scope: "col", "data-wide": wide(name), text: name })));
+  if (block.actions) head.append(make("th", { scope: "col", text: "" }));
   const body = block.rows.map((row, i) => {
     const cells = row.map((value, n) => make("td", { "data-column": block.columns[n], "data-wide": wide(block.columns[n]), text: value }));
     const line = make("tr", {}, ...cells);
@@ -62,9 +65,28 @@ function table(block) {
         trigger("pick", { id });
       });
     }
+    if (block.actions) line.append(make("td", {}, make("div", { class: "pawl-acts" }, ...block.actions[i].map((action) => actionButton(action, block.keys[i])))));
     return line;
   });
   return make("div", { class: "pawl-table" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)));
+}
+
+// What cannot be taken back is asked twice: the first press asks, the second does it.
+function actionButton({ text, act, sure }, id) {
+  const button = make("button", { type: "button", class: "pawl-button", text, "aria-label": `${text}: ${id}` });
+  let asked = !sure;
+  button.addEventListener("click", () => {
+    if (asked) { trigger("act", { id, act }); return; }
+    asked = true;
+    button.textContent = sure;
+    button.setAttribute("aria-label", `${sure} ${id}`);
+  });
+  if (sure) button.addEventListener("blur", () => {
+    asked = false;
+    button.textContent = text;
+    button.setAttribute("aria-label", `${text}: ${id}`);
+  });
+  return button;
 }
 
 let drawn = null;

@@ -12,7 +12,7 @@ from data.runs import RunFolder
 
 pytestmark = pytest.mark.slow
 
-RESEARCH = ("datasets", "training", "checkpoints")
+RESEARCH = ("people", "datasets", "training", "checkpoints")
 
 
 def test_a_demonstration_is_written_and_its_draft_survives_a_reload(app_server, page_as, screenshot):

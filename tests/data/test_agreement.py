@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.agreement import alpha, pairwise, summary, wilson
+from data.agreement import Tally, alpha, pairwise, summary, wilson
 
 
 def test_two_labelers_who_swap_two_of_three_responses_agree_on_two_pairs_of_three():
@@ -47,6 +47,40 @@ def test_wilsons_interval_stays_between_nought_and_one(successes, n):
     low, high = wilson(successes, n)
 
     assert 0 <= low < high <= 1
+
+
+def test_cases_of_one_cluster_tell_less_than_independent_ones():
+    tally = Tally()
+    tally.add(3, 3)
+    tally.add(0, 3)
+
+    # residuals 1.5 and -1.5: variance 2 / 1 * 4.5 / 36 = 0.25, that of one independent case. Wilson's for 0.5 of one:
+    # centre 0.5, margin 1.95996 * sqrt(0.25 + 3.8415 / 4) / 4.8415
+    assert tally.share().interval == (pytest.approx(0.0546, abs=1e-4), pytest.approx(0.9454, abs=1e-4))
+
+
+def test_clusters_that_differ_as_independent_cases_would_have_wilsons_interval():
+    tally = Tally()
+    for successes in (3, 2, 1, 2):  # residuals 1, 0, -1, 0: variance 4 / 3 * 2 / 144, that of 12 independent cases
+        tally.add(successes, 3)
+
+    assert tally.share().interval == pytest.approx(wilson(8, 12))
+
+
+def test_clusters_that_are_all_alike_are_worth_no_more_than_their_cases():
+    tally = Tally()
+    tally.add(2, 4, times=3)
+
+    assert tally.share().interval == pytest.approx(wilson(6, 12))
+
+
+@pytest.mark.parametrize("successes, clusters", [(2, 1), (3, 4), (0, 4)])
+def test_one_cluster_or_unanimous_ones_count_once_each(successes, clusters):
+    tally = Tally()
+    tally.add(successes, 3, times=clusters)
+
+    share = successes / 3
+    assert tally.share().interval == pytest.approx(wilson(share * clusters, clusters))
 
 
 def test_nominal_alpha_of_three_units():

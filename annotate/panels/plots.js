@@ -1,0 +1,108 @@
+// Plots drawn from plain values: columns over time or between edges, bars by row, shares with their intervals. Each says
+// in text what it shows: rows carry their numbers, and columns have a table beside them. panel.js comes after this file.
+
+const plain = (number) => (Number.isInteger(number) ? String(number) : number.toFixed(1));
+const total = (values) => values.reduce((sum, value) => sum + value, 0);
+const percent = (share) => `${Math.round(share * 100)}%`;
+const colour = (series, place) => (series[place] === "others" ? "others" : String(place + 1));
+
+const plot = (block, ...parts) => make("figure", { class: "pawl-plot" }, make("figcaption", { text: block.title }), ...parts);
+const nothing = (block) => plot(block, make("p", { class: "pawl-note", text: block.empty }));
+
+function legend(series) {
+  if (series.length < 2) return "";
+  return make("ul", { class: "pawl-legend" }, ...series.map((name, place) => make("li", {},
+    make("span", { class: "pawl-swatch", "data-series": colour(series, place), "aria-hidden": "true" }), make("span", { text: name }))));
+}
+
+// The next round number: where an axis ends.
+function roundUp(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return power * [1, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= value);
+}
+
+// block: title, series, columns: [{label, values}], empty
+function columns(block) {
+  const most = Math.max(0, ...block.columns.map((column) => total(column.values)));
+  if (!most) return nothing(block);
+  const top = roundUp(most);
+  const short = block.columns.every((column) => column.label.length < 5);
+  const every = Math.ceil(block.columns.length / (short ? 10 : 6));  // as many labels as fit a phone
+  const bars = block.columns.map((column, n) => {
+    const told = column.values.map((value, place) => `${block.series[place]} ${plain(value)}`).filter((_, place) => column.values[place]);
+    const segments = column.values.map((value, place) => {
+      const segment = make("div", { class: "pawl-segment", "data-series": colour(block.series, place) });
+      segment.style.height = `${(100 * value) / top}%`;
+      return segment;
+    });
+    return make("div", { class: "pawl-column", title: `${column.label}: ${told.join(", ") || "0"}` },
+      make("div", { class: "pawl-stack" }, ...segments.reverse()), make("div", { class: "pawl-tick", text: n % every ? "" : column.label }));
+  });
+  const sum = total(block.columns.map((column) => total(column.values)));
+  const summary = `${block.title}: ${plain(sum)} in all, at most ${plain(most)} in one column. The table below has the numbers.`;
+  const area = make("div", { class: "pawl-columns", role: "img", "aria-label": summary },
+    make("div", { class: "pawl-axis" }, make("span", { text: plain(top) }), make("span", { text: "0" })), make("div", { class: "pawl-area" }, ...bars));
+  const rows = block.columns.filter((column) => total(column.values)).map((column) => [column.label, ...column.values.map(plain)]);
+  return plot(block, area, legend(block.series), make("details", { class: "pawl-numbers" }, make("summary", { text: "As a table" }),
+    table({ columns: ["", ...block.series], rows })));
+}
+
+// block: title, series, rows: [{label, values}], whole: each row is drawn to its own full length, empty
+function bars(block) {
+  if (!block.rows.length) return nothing(block);
+  const longest = Math.max(...block.rows.map((row) => total(row.values)), 1);
+  const items = block.rows.map((row) => {
+    const full = block.whole ? Math.max(total(row.values), 1) : longest;
+    const segments = row.values.map((value, place) => {
+      const segment = make("div", { class: "pawl-segment", "data-series": colour(block.series, place) });
+      segment.style.width = `${(100 * value) / full}%`;
+      return segment;
+    });
+    const told = block.series.length < 2 ? plain(row.values[0]) : row.values.map((value, place) => `${plain(value)} ${block.series[place]}`).filter((_, place) => row.values[place]).join(", ") || "none";
+    return make("li", {}, make("span", { class: "pawl-row-label", text: row.label, dir: "auto" }),
+      make("div", { class: "pawl-length", "aria-hidden": "true" }, ...segments), make("span", { class: "pawl-row-note", text: told }));
+  });
+  return plot(block, make("ul", { class: "pawl-rows" }, ...items), legend(block.series));
+}
+
+// block: title, reference: a share that chance gives, rows: [{label, value, interval, note, warning}], empty
+function intervals(block) {
+  if (!block.rows.length) return nothing(block);
+  const items = block.rows.map((row) => {
+    const track = make("div", { class: "pawl-track", "aria-hidden": "true" });
+    const place = (name, left, width) => {
+      const part = make("div", { class: name });
+      part.style.left = `${100 * left}%`;
+      if (width !== undefined) part.style.width = `${100 * width}%`;
+      track.append(part);
+    };
+    if (block.reference !== undefined) place("pawl-reference", block.reference);
+    let told = row.note;
+    if (row.value !== null) {
+      const [low, high] = row.interval;
+      place("pawl-whisker", low, high - low);
+      place("pawl-point", row.value);
+      told = `${percent(row.value)} (${Math.round(low * 100)} to ${Math.round(high * 100)}), ${row.note}`;
+    }
+    if (row.warning) told += `: ${row.warning}`;
+    return make("li", { "data-warning": row.warning ? "" : null }, make("span", { class: "pawl-row-label", text: row.label }), track,
+      make("span", { class: "pawl-row-note", text: told }));
+  });
+  const scale = make("div", { class: "pawl-scale", "aria-hidden": "true" }, ...["0", "50%", "100%"].map((text) => make("span", { text })));
+  return plot(block, make("ul", { class: "pawl-rows" }, ...items, make("li", { class: "pawl-scale-row", "aria-hidden": "true" }, make("span", {}), scale, make("span", {}))));
+}
+
+// block: label, path: of this site, shown whole, to be copied
+function copy(block) {
+  const address = new URL(block.path, location.origin).href;
+  const box = make("input", { class: "pawl-input", readonly: "", value: address, "aria-label": block.label });
+  const button = make("button", { type: "button", class: "pawl-button", text: "Copy" });
+  const said = make("span", { class: "pawl-note", role: "status" });
+  box.addEventListener("focus", () => box.select());
+  button.addEventListener("click", async () => {
+    box.select();
+    const copied = await navigator.clipboard?.writeText(address).then(() => true, () => false);  // only where the page is trusted
+    said.textContent = copied ? "Copied." : "Selected: copy it with your keyboard.";
+  });
+  return make("div", { class: "pawl-copy" }, box, button, said);
+}
