@@ -7,7 +7,7 @@ is left out where agreement is measured, because its author saw the others' answ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from data import project
-from data.agreement import Ranks, pairwise
+from data.agreement import pairwise
 from data.errors import Conflict
 from data.exports import Moment, iso
 from data.labeling import display_order
@@ -81,21 +81,6 @@ class Reviews:
         names = ("label_id", "labeler", "ranks", "comment", "flags", "seconds", "source", "created_at")
         labels = [dict(zip(names, row, strict=True)) for row in rows]
         return [{**label, "created_at": iso(label["created_at"])} for label in labels]
-
-    def overturned(self) -> dict[str, tuple[float, int]]:
-        """For each labeler whose tasks were reviewed: how far the adjudications agree with them, and on how many."""
-        sql = """SELECT mine.labeler, mine.ranks, final.ranks FROM standing_rankings mine
-                 JOIN standing_rankings final USING (task_id)
-                 WHERE mine.source = 'labeler' AND final.source = 'review'"""
-        pairs: dict[str, list[Sequence[Ranks]]] = {}
-        with self._moment() as moment:
-            for labeler, ranks, final in moment.select(sql):
-                pairs.setdefault(labeler, []).append((ranks, final))
-        return {
-            name: (share, len(given))
-            for name, given in pairs.items()
-            if (share := pairwise(given)[0].value) is not None
-        }
 
     def adjudicate(self, reviewer: str, task_id: str, answer: RankingAnswer, *, guideline: str) -> Receipt:
         """Keep the reviewer's answer; the same one again earns the same receipt, another one the next revision.
