@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.security import HTTPBearer
 from starlette.responses import Response, StreamingResponse
 
-from annotate import PREFIX, VERSION, exports
+from annotate import PREFIX, VERSION, exports, rendering
 from annotate.bodies import (
     BatchBody,
     CheckpointBody,
@@ -30,6 +30,7 @@ from annotate.bodies import (
     Rankings,
     Skip,
     TaskBody,
+    Texts,
     Withdrawal,
 )
 from annotate.context import Context
@@ -103,6 +104,12 @@ def health(context: Here) -> Json:
 def me(user: Anyone) -> Json:
     """Who this token or session is."""
     return {"name": user.name, "role": user.role, "pseudonym": user.pseudonym}
+
+
+@signed_in.post("/render", tags=["labeling"])
+def render(body: Texts, user: Anyone) -> Json:
+    """Each text as a tree of plain nodes to draw: Markdown and formulas, without any HTML. Nothing is stored."""
+    return {"trees": rendering.render_all(body.texts)}
 
 
 # labeling

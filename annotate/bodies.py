@@ -97,6 +97,12 @@ class Lease(Body):
     lease: str
 
 
+class Texts(Body):
+    """Texts to show, each by itself."""
+
+    texts: list[str] = Field(max_length=64)
+
+
 class MessageBody(Body):
     role: str
     content: str

@@ -16,7 +16,25 @@ Role = Literal["labeler", "reviewer", "researcher", "admin"]
 ROLES: tuple[Role, ...] = ("labeler", "reviewer", "researcher", "admin")  # each may do what those before it may
 Split = Literal["train", "heldout"]
 TaskKind = Literal["ranking", "demonstration"]
-FLAGS = ("unsafe", "pii", "refusal", "false", "off_topic")
+FLAGS = (
+    "unsafe",
+    "pii",
+    "refusal",
+    "false",
+    "off_topic",
+    # what InstructGPT asked of each response besides (Ouyang et al. 2022, table 3)
+    "fails_instruction",
+    "ignores_constraint",
+    "inappropriate",
+    "hallucination",
+    "sexual",
+    "violent",
+    "encourages_harm",
+    "denigrates",
+    "harmful_advice",
+    "opinion",
+    "moral_judgment",
+)
 RATINGS = ("helpful", "harmless", "honest")  # each 1 to 7
 MAX_TEXT = 100_000  # characters in any one text
 

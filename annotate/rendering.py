@@ -1,0 +1,298 @@
+r"""Texts as people read them: Markdown and formulas, as trees of plain JSON that a page draws without any HTML.
+
+Reads   a text from a model or a person
+Writes  a list of nodes; a node is a string, or [tag, attributes, children] with a tag of TAGS or of annotate.formulas
+
+A text is hostile until shown: no tag, attribute or address of its own reaches a page. HTML in it stays text; links and
+images become their words with the address behind them; what would reorder or hide letters is shown as its code point.
+Whatever is too long or too deeply nested to format at once comes back plain, so that it is always all there to read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from markdown_it import MarkdownIt
+
+from annotate import formulas
+
+if TYPE_CHECKING:
+    from markdown_it.rules_block import StateBlock
+    from markdown_it.rules_inline import StateInline
+    from markdown_it.token import Token
+
+Node = Any  # str | [tag, attributes, children]; a recursive type would help no reader
+
+MAX_LENGTH = 20_000  # characters; longer texts stay plain
+MAX_TOGETHER = 200_000  # characters formatted for one request: nine responses of the greatest length, and a prompt
+MAX_NESTING = 24  # markdown-it leaves out what is nested deeper, so that a text which comes near it stays plain
+MAX_FORMULAS = 200  # in one text; the rest is shown as its source
+MAX_FORMULA_LINES = 60
+TAGS = {  # markdown-it's tags, and what they become: headings of a text stand below those of the page
+    "h1": "h3",
+    "h2": "h4",
+    "h3": "h5",
+    "h4": "h6",
+    "h5": "h6",
+    "h6": "h6",
+} | {tag: tag for tag in "p ul ol li blockquote strong em s table thead tbody tr th td".split()}
+# Characters that show nothing themselves: controls, directions, joiners, halves of pairs, tags, selectors
+UNSEEN = re.compile(
+    "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
+JOINERS = "\u200c\u200d"  # at home in emoji and in many scripts: shown only where they join nothing
+
+
+def render_all(texts: Iterable[str]) -> list[list[Node]]:
+    """A tree for each text; when they are long together, the last ones are plain."""
+    trees, left = [], MAX_TOGETHER
+    for text in texts:
+        left -= len(text)
+        trees.append(render(text) if left >= 0 else plain(text))
+    return trees
+
+
+def render(text: str) -> list[Node]:
+    """The tree of this text. Never fails: what cannot be formatted is plain."""
+    if len(text) > MAX_LENGTH:
+        return plain(text)
+    return _rendered(text)
+
+
+def plain(text: str) -> list[Node]:
+    """The text as it came, in one block."""
+    return [["div", {"class": "plain", "dir": "auto"}, _seen(text)]]
+
+
+@lru_cache(maxsize=256)  # several labelers read the same responses
+def _rendered(text: str) -> list[Node]:
+    try:
+        tokens = _MARKDOWN.parse(text)
+    except RecursionError:
+        return plain(text)
+    if any(token.level >= MAX_NESTING - 2 for token in tokens):
+        return plain(text)
+    return _Growing().grow(tokens)
+
+
+class _Growing:
+    """A tree being built from markdown-it's tokens."""
+
+    def __init__(self) -> None:
+        self._open: list[list[Node]] = [[]]  # children of the nodes that are open, the root's first
+        self._addresses: list[str] = []
+        self._formulas = 0
+
+    def grow(self, tokens: list[Token]) -> list[Node]:
+        for token in tokens:
+            if token.type == "inline":
+                self.grow(token.children or [])
+            elif token.nesting > 0:
+                self._enter(token)
+            elif token.nesting < 0:
+                self._leave(token)
+            else:
+                self._put(token)
+        return self._open[0]
+
+    def _enter(self, token: Token) -> None:
+        if token.type == "link_open":
+            self._addresses.append(_where(token, "href"))
+        if token.hidden or token.type == "link_open":  # the paragraphs of a tight list; a link
+            self._open.append(self._open[-1])
+            return
+        node: Node = [TAGS[token.tag], self._attributes(token), []]
+        if token.tag == "table":  # it scrolls by itself
+            self._open[-1].append(["div", {"class": "wide"} | self._direction(), [node]])
+        else:
+            self._open[-1].append(node)
+        self._open.append(node[2])
+
+    def _leave(self, token: Token) -> None:
+        self._open.pop()
+        if token.type == "link_close":
+            self._address(self._addresses.pop())
+
+    def _attributes(self, token: Token) -> dict[str, str]:
+        attributes = {} if token.tag == "table" else self._direction()
+        if token.tag == "ol" and token.attrGet("start") is not None:
+            attributes["start"] = str(token.attrGet("start"))
+        if token.tag in ("th", "td") and (style := token.attrGet("style")) in ("text-align:center", "text-align:right"):
+            attributes["class"] = str(style).removeprefix("text-align:")
+        return attributes
+
+    def _direction(self) -> dict[str, str]:
+        """Each outermost block finds its own direction; what is inside follows it."""
+        return {"dir": "auto"} if len(self._open) == 1 else {}
+
+    def _put(self, token: Token) -> None:
+        children = self._open[-1]
+        if token.type in ("text", "text_special"):
+            _say(children, token.content)
+        elif token.type in ("softbreak", "hardbreak"):
+            children.append(["br", {}, []])
+        elif token.type == "hr":
+            children.append(["hr", {}, []])
+        elif token.type == "code_inline":
+            children.append(["code", {}, _seen(token.content)])
+        elif token.type in ("fence", "code_block"):
+            self._code(token)
+        elif token.type == "image":
+            _say(children, token.content or "image")
+            self._address(_where(token, "src"))
+        elif token.type == "formula":
+            self._formula(token)
+        else:
+            raise ValueError(f"markdown-it made a token {token.type!r}, which nothing here draws.")
+
+    def _code(self, token: Token) -> None:
+        if token.info.strip():
+            self._open[-1].append(["div", {"class": "language"}, _seen(token.info.strip())])
+        code = ["code", {}, _seen(token.content.removesuffix("\n"))]
+        self._open[-1].append(["pre", {"dir": "ltr"}, [code]])
+
+    def _address(self, address: str) -> None:
+        children = self._open[-1]
+        if address and not (children and children[-1] == address):
+            children.append(["span", {"class": "address"}, _seen(f" ({address})")])
+
+    def _formula(self, token: Token) -> None:
+        children, opening = self._open[-1], token.markup
+        self._formulas += 1
+        tree = formulas.mathml(token.content, token.block) if self._formulas <= MAX_FORMULAS else None
+        if tree is None:
+            _say(children, opening + token.content + CLOSING[opening])
+        elif len(self._open) == 1:
+            children.append(["div", {"class": "wide", "dir": "ltr"}, [tree]])
+        else:
+            children.append(tree)
+
+
+def _where(token: Token, name: str) -> str:
+    """The address of a link or an image, and its title, which a page would show under the mouse alone."""
+    return " ".join(str(token.attrs[part]) for part in (name, "title") if token.attrs.get(part))
+
+
+def _say(children: list[Node], text: str) -> None:
+    """Append a text, to the text before it where there is one."""
+    for node in _seen(text):
+        if children and isinstance(children[-1], str) and isinstance(node, str):
+            children[-1] += node
+        else:
+            children.append(node)
+
+
+def _seen(text: str) -> list[Node]:
+    """The text, with a box for each character in it that would show nothing and change how the others are read."""
+    nodes: list[Node] = []
+    begin = 0
+    for match in UNSEEN.finditer(text):
+        at = match.start()
+        if match[0] in JOINERS and _joins(text, at):
+            continue
+        if begin < at:
+            nodes.append(text[begin:at])
+        nodes.append(["span", {"class": "unseen"}, [f"U+{ord(match[0]):04X}"]])
+        begin = match.end()
+    return nodes + [text[begin:]] if begin < len(text) else nodes
+
+
+def _joins(text: str, at: int) -> bool:
+    """Whether the joiner at this place stands between two characters that it may join: none of ASCII, none unseen."""
+    around = text[at - 1 : at] if at else "", text[at + 1 : at + 2]
+    return all(side > "\u02ff" and not UNSEEN.match(side) for side in around)
+
+
+# what is added to markdown-it: formulas, and line breaks that stay
+
+
+CLOSING = {"$": "$", "$$": "$$", "\\(": "\\)", "\\[": "\\]"}
+
+
+def _formula_inline(state: StateInline, silent: bool) -> bool:
+    """$..$, $$..$$, \\(..\\) and \\[..\\] inside a paragraph."""
+    opening = state.src[state.pos : state.pos + 2]
+    if opening not in CLOSING:
+        opening = opening[:1]
+    if opening not in CLOSING:
+        return False
+    begin = state.pos + len(opening)
+    limit = min(state.posMax, begin + formulas.MAX_LENGTH)
+    end = _dollar(state.src, begin, limit) if opening == "$" else state.src.find(CLOSING[opening], begin, limit)
+    if end <= begin or (opening == "$" and _is_word(state.src, state.pos - 1)):
+        return False
+    if not silent:
+        token = state.push("formula", "", 0)
+        token.content, token.markup, token.block = state.src[begin:end], opening, opening in ("$$", "\\[")
+    state.pos = end + len(opening)
+    return True
+
+
+def _dollar(text: str, begin: int, limit: int) -> int:
+    """Where the formula that begins here ends, or -1: "$5 and $6" are prices, "$x$" is a formula."""
+    if text[begin : begin + 1].isspace():
+        return -1
+    end = text.find("$", begin, limit)
+    while end > begin and text[end - 1] == "\\":
+        end = text.find("$", end + 1, limit)
+    if end <= begin or text[end - 1].isspace() or _is_word(text, end + 1):
+        return -1
+    return end
+
+
+def _is_word(text: str, at: int) -> bool:
+    return 0 <= at < len(text) and text[at].isalnum()
+
+
+def _formula_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """$$..$$ and \\[..\\] that begin a line and end one, so that no line of theirs is taken for a list."""
+    line = state.getLines(start, start + 1, state.blkIndent, False).strip()
+    opening = line[:2]
+    if opening not in ("$$", "\\[") or state.is_code_block(start):
+        return False
+    closing, parts = CLOSING[opening], [line[2:]]
+    last = start
+    while closing not in parts[-1]:
+        last += 1
+        if last >= min(end, start + MAX_FORMULA_LINES) or state.isEmpty(last) or state.sCount[last] < state.blkIndent:
+            return False
+        parts.append(state.getLines(last, last + 1, state.blkIndent, False))
+        if parts[-1].lstrip().startswith("\\["):
+            return False  # two that begin and none that ends
+    content, _, rest = "\n".join(parts).rpartition(closing)
+    if rest.strip() or closing in content:
+        return False  # more than one formula, or words behind it: a paragraph
+    if not silent:
+        token = state.push("formula", "", 0)
+        token.content, token.markup, token.block = content, opening, True
+        state.line = last + 1
+    return True
+
+
+def _line_break(state: StateInline, silent: bool) -> bool:
+    """Every line break is one, and the spaces behind it stay: models indent without a fence, people write verse."""
+    if state.src[state.pos] != "\n":
+        return False
+    if not silent:
+        state.push("softbreak", "br", 0)
+    state.pos += 1
+    return True
+
+
+def _markdown() -> MarkdownIt:
+    markdown = MarkdownIt("commonmark", {"html": False, "maxNesting": MAX_NESTING}).enable(["table", "strikethrough"])
+    # references and titles would be left out of what is shown; an address between < and > reads well as it is
+    markdown.disable(["reference", "html_block", "html_inline", "autolink"])
+    markdown.normalizeLink = lambda address: address  # type: ignore[method-assign]  # shown as it was written
+    markdown.inline.ruler.before("escape", "formula", _formula_inline)
+    markdown.inline.ruler.at("newline", _line_break)
+    around = {"alt": ["paragraph", "blockquote", "list"]}
+    markdown.block.ruler.before("fence", "formula", _formula_block, around)
+    return markdown
+
+
+_MARKDOWN = _markdown()
