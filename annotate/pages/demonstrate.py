@@ -10,8 +10,10 @@ from annotate.ranking_board import demonstration_desk
 
 
 def layout(context: Context) -> None:
-    """Draw the page into the Blocks that is open."""
+    """Draw the page into the Blocks that is open: the guideline beside the desk, or below it on a narrow screen."""
     header(context)
-    with gr.Accordion("Guidelines", open=False, elem_classes="pawl-fold"):
-        gr.Markdown(context.guideline.text)
-    demonstration_desk()
+    with gr.Row(elem_classes="pawl-beside"):
+        with gr.Column(scale=5):
+            demonstration_desk()
+        with gr.Column(scale=3), gr.Accordion("Guidelines", open=True, elem_classes="pawl-fold"):
+            gr.Markdown(context.guideline.text)
