@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
+from collections import Counter
 from functools import lru_cache
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -22,9 +24,19 @@ MAX_LENGTH = 1_000  # characters of LaTeX
 MAX_DEPTH = 12  # braces, \left and \begin inside each other: the converter calls itself for each
 # latex2mathml would draw these, but not where everyone can see them
 UNREADABLE = re.compile(
-    r"(?<!\\)%|\\(?:def|newcommand|renewcommand|let|href|class|style|color|[a-z]?colorbox|textcolor|[hv]?phantom|"
+    r"(?<!\\)%|\\(?:def|newcommand|renewcommand|newenvironment|let|href|class|style|color|[a-z]?colorbox|textcolor|[hv]?phantom|"
     r"[hv]space|hskip|[mk]ern|mskip|rule|[lrc]lap|math[lrc]lap|smash|raise|lower|moveleft|moveright|skew|verb|require|"
     r"tiny|Tiny|scriptsize|mmlToken|unicode)(?![a-zA-Z])"
+)
+ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{([a-zA-Z]+\*?)\}")
+ENVIRONMENTS = {  # those that can be read, by the name that the converter has for them; numbers are not invented
+    **dict.fromkeys("align align* aligned split eqnarray eqnarray*".split(), "align*"),
+    **dict.fromkeys("gather gather* gathered multline multline*".split(), "matrix"),
+    **dict.fromkeys("equation equation* displaymath math".split(), ""),
+    **{name: name for name in "matrix pmatrix bmatrix Bmatrix vmatrix Vmatrix smallmatrix cases array".split()},
+}
+COMMANDS = re.compile(  # what is no text: names, the columns of an array, the space below a line
+    r"\\(?:begin|end)\s*\{[a-zA-Z]*\*?\}(?:(?<=\{array\})\s*\{[lcr|\s]*\})?|\\[a-zA-Z]+|\\\\\s*\[[\d.\s]*(?:pt|em|ex|mm|cm)\]"
 )
 OPENING = re.compile(r"(?<!\\)\{|\\left(?![a-zA-Z])|\\begin(?![a-zA-Z])")
 CLOSING = re.compile(r"(?<!\\)\}|\\right(?![a-zA-Z])|\\end(?![a-zA-Z])")
@@ -51,10 +63,30 @@ def mathml(latex: str, display: bool) -> list[Any] | None:
     if not latex.strip() or _depth(latex) > MAX_DEPTH:
         return None
     try:
-        element = Converter(display="block" if display else "inline").convert_to_element(latex)
-        return _node(element)
+        readable = ENVIRONMENT.sub(_environment, latex)
+        tree = _node(Converter(display="block" if display else "inline").convert_to_element(readable))
     except Exception:  # the converter's errors have no class in common, and each means the same: not readable
         return None
+    return tree if _says_all(readable, tree) else None
+
+
+def _says_all(latex: str, tree: list[Any]) -> bool:
+    """Whether each letter and digit of the source, but for the names of commands, stands in the tree."""
+    return not Counter(_letters(COMMANDS.sub("", latex))) - Counter(_letters(_text(tree)))
+
+
+def _letters(text: str) -> list[str]:
+    return [letter for letter in unicodedata.normalize("NFKC", text) if letter.isalnum()]  # a bold x is an x
+
+
+def _text(node: Any) -> str:
+    return node if isinstance(node, str) else "".join(_text(child) for child in node[2])
+
+
+def _environment(match: re.Match[str]) -> str:
+    """The converter's word for where an environment begins or ends. Raises KeyError for one that it does not know."""
+    name = ENVIRONMENTS[match[2]]
+    return rf"\{match[1]}{{{name}}}" if name else ""
 
 
 def _lines_only(latex: str) -> bool:
@@ -73,8 +105,12 @@ def _depth(latex: str) -> int:
 
 
 def _node(element: Element) -> list[Any]:
-    """This element with all of its text. Raises ValueError for one that is not of TAGS or lacks a part."""
+    """This element with all of its text. Raises ValueError for one that is not of TAGS, lacks a part, or is a column or
+    a line outside of every table: it would vanish, or stand there as a character.
+    """
     if element.tag not in TAGS or len(element) != PARTS.get(element.tag, len(element)):
+        raise ValueError(element.tag)
+    if "linebreak" in element.attrib or (element.text or "") in ("&", "&amp;"):
         raise ValueError(element.tag)
     children: list[Any] = []
     if element.text:

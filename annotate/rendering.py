@@ -40,9 +40,9 @@ TAGS = {  # markdown-it's tags, and what they become: headings of a text stand b
     "h6": "h6",
 } | {tag: tag for tag in "p ul ol li blockquote strong em s table thead tbody tr th td".split()}
 # Characters that show nothing themselves: controls, directions, joiners, halves of pairs, tags, selectors
-UNSEEN = re.compile(
-    "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
-    "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
+UNSEEN = re.compile(  # one of them, as often as it is repeated
+    "([\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff])\\1*"
 )
 JOINERS = "\u200c\u200d"  # at home in emoji and in many scripts: shown only where they join nothing
 
@@ -131,6 +131,10 @@ class _Growing:
 
     def _put(self, token: Token) -> None:
         children = self._open[-1]
+        if _is_display(children) and token.type in ("text", "softbreak"):  # it stands on a line of its own already
+            token.content = token.content.lstrip(" ")
+            if not token.content:
+                return
         if token.type in ("text", "text_special"):
             _say(children, token.content)
         elif token.type in ("softbreak", "hardbreak"):
@@ -172,6 +176,10 @@ class _Growing:
             children.append(tree)
 
 
+def _is_display(children: list[Node]) -> bool:
+    return bool(children) and children[-1][0] == "math" and children[-1][1]["display"] == "block"
+
+
 def _where(token: Token, name: str) -> str:
     """The address of a link or an image, and its title, which a page would show under the mouse alone."""
     return " ".join(str(token.attrs[part]) for part in (name, "title") if token.attrs.get(part))
@@ -191,20 +199,19 @@ def _seen(text: str) -> list[Node]:
     nodes: list[Node] = []
     begin = 0
     for match in UNSEEN.finditer(text):
-        at = match.start()
-        if match[0] in JOINERS and _joins(text, at):
+        if match[0] in JOINERS and _joins(text[match.start() - 1 : match.start()], text[match.end() : match.end() + 1]):
             continue
-        if begin < at:
-            nodes.append(text[begin:at])
-        nodes.append(["span", {"class": "unseen"}, [f"U+{ord(match[0]):04X}"]])
+        if begin < match.start():
+            nodes.append(text[begin : match.start()])
+        times = f" × {len(match[0])}" if len(match[0]) > 1 else ""
+        nodes.append(["span", {"class": "unseen"}, [f"U+{ord(match[1]):04X}{times}"]])
         begin = match.end()
     return nodes + [text[begin:]] if begin < len(text) else nodes
 
 
-def _joins(text: str, at: int) -> bool:
-    """Whether the joiner at this place stands between two characters that it may join: none of ASCII, none unseen."""
-    around = text[at - 1 : at] if at else "", text[at + 1 : at + 2]
-    return all(side > "\u02ff" and not UNSEEN.match(side) for side in around)
+def _joins(before: str, after: str) -> bool:
+    """Whether a joiner between these two characters is at home: none of them is ASCII or unseen."""
+    return all(side > "\u02ff" and not UNSEEN.match(side) for side in (before, after))
 
 
 # what is added to markdown-it: formulas, and line breaks that stay
