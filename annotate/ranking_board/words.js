@@ -112,14 +112,15 @@ function joined(stretches) {
 // Show what changes from one text to the other; each is {name, text}. Calls `closed` at the end.
 function showDifference(element, from, to, closed) {
   const runs = differences(from.text, to.text);
-  const count = (kind) => runs.filter(([of]) => of === kind).reduce((sum, [, text]) => sum + countWords(text), 0);
+  const words = (text) => (text.match(PIECE) ?? []).filter((piece) => /[\p{L}\p{N}]/u.test(piece)).length;
+  const count = (kind) => inWords(runs.filter(([of]) => of === kind).reduce((sum, [, text]) => sum + words(text), 0));
   const close = make("button", { type: "button", class: "pawl-button", onclick: () => dialog.close() }, "Close ", make("kbd", { text: "Esc" }));
   const body = runs === null
     ? make("p", { class: "pawl-note", text: `These texts are too long to compare word by word: one has more than ${MAX_COMPARED.toLocaleString("en")} words.` })
     : make("div", { class: "pawl-difference", dir: "auto", tabindex: 0, role: "region", "aria-label": "Differences" }, ...runs.flatMap(run));
   const legend = runs && make("p", { class: "pawl-legend" },
-    make("del", { text: `only in ${from.name}` }), ` ${inWords(count("del"))}`, make("ins", { text: `only in ${to.name}` }), ` ${inWords(count("ins"))}`,
-    make("span", { text: `in both ${inWords(count("same"))}` }));
+    make("del", { text: `only in ${from.name}` }), ` ${count("del")}`, make("ins", { text: `only in ${to.name}` }), ` ${count("ins")}`,
+    make("span", { text: `in both ${count("same")}` }));
   const dialog = make("dialog", { class: "pawl-dialog pawl-compared", "aria-label": `${from.name} and ${to.name}` },
     make("h2", { text: `${from.name} and ${to.name}, word by word` }), legend || null, body, close);
   dialog.addEventListener("close", () => { dialog.remove(); closed?.(); });
