@@ -15,22 +15,16 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from markdown_it import MarkdownIt
-
-from annotate import formulas
+from annotate import formulas, markdown
 
 if TYPE_CHECKING:
-    from markdown_it.rules_block import StateBlock
-    from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
 
 Node = Any  # str | [tag, attributes, children]; a recursive type would help no reader
 
 MAX_LENGTH = 20_000  # characters; longer texts stay plain
 MAX_TOGETHER = 200_000  # characters formatted for one request: nine responses of the greatest length, and a prompt
-MAX_NESTING = 24  # markdown-it leaves out what is nested deeper, so that a text which comes near it stays plain
 MAX_FORMULAS = 200  # in one text; the rest is shown as its source
-MAX_FORMULA_LINES = 60
 TAGS = {  # markdown-it's tags, and what they become: headings of a text stand below those of the page
     "h1": "h3",
     "h2": "h4",
@@ -70,13 +64,8 @@ def plain(text: str) -> list[Node]:
 
 @lru_cache(maxsize=256)  # several labelers read the same responses
 def _rendered(text: str) -> list[Node]:
-    try:
-        tokens = _MARKDOWN.parse(text)
-    except RecursionError:
-        return plain(text)
-    if any(token.level >= MAX_NESTING - 2 for token in tokens):
-        return plain(text)
-    return _Growing().grow(tokens)
+    tokens = markdown.tokens_of(text)
+    return plain(text) if tokens is None else _Growing().grow(tokens)
 
 
 class _Growing:
@@ -169,7 +158,7 @@ class _Growing:
         self._formulas += 1
         tree = formulas.mathml(token.content, token.block) if self._formulas <= MAX_FORMULAS else None
         if tree is None:
-            _say(children, opening + token.content + CLOSING[opening])
+            _say(children, opening + token.content + markdown.CLOSING[opening])
         elif len(self._open) == 1:
             children.append(["div", {"class": "wide", "dir": "ltr"}, [tree]])
         else:
@@ -212,94 +201,3 @@ def _seen(text: str) -> list[Node]:
 def _joins(before: str, after: str) -> bool:
     """Whether a joiner between these two characters is at home: none of them is ASCII or unseen."""
     return all(side > "\u02ff" and not UNSEEN.match(side) for side in (before, after))
-
-
-# what is added to markdown-it: formulas, and line breaks that stay
-
-
-CLOSING = {"$": "$", "$$": "$$", "\\(": "\\)", "\\[": "\\]"}
-
-
-def _formula_inline(state: StateInline, silent: bool) -> bool:
-    """$..$, $$..$$, \\(..\\) and \\[..\\] inside a paragraph."""
-    opening = state.src[state.pos : state.pos + 2]
-    if opening not in CLOSING:
-        opening = opening[:1]
-    if opening not in CLOSING:
-        return False
-    begin = state.pos + len(opening)
-    limit = min(state.posMax, begin + formulas.MAX_LENGTH)
-    end = _dollar(state.src, begin, limit) if opening == "$" else state.src.find(CLOSING[opening], begin, limit)
-    if end <= begin or (opening == "$" and _is_word(state.src, state.pos - 1)):
-        return False
-    if not silent:
-        token = state.push("formula", "", 0)
-        token.content, token.markup, token.block = state.src[begin:end], opening, opening in ("$$", "\\[")
-    state.pos = end + len(opening)
-    return True
-
-
-def _dollar(text: str, begin: int, limit: int) -> int:
-    """Where the formula that begins here ends, or -1: "$5 and $6" are prices, "$x$" is a formula."""
-    if text[begin : begin + 1].isspace():
-        return -1
-    end = text.find("$", begin, limit)
-    while end > begin and text[end - 1] == "\\":
-        end = text.find("$", end + 1, limit)
-    if end <= begin or text[end - 1].isspace() or _is_word(text, end + 1):
-        return -1
-    return end
-
-
-def _is_word(text: str, at: int) -> bool:
-    return 0 <= at < len(text) and text[at].isalnum()
-
-
-def _formula_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """$$..$$ and \\[..\\] that begin a line and end one, so that no line of theirs is taken for a list."""
-    line = state.getLines(start, start + 1, state.blkIndent, False).strip()
-    opening = line[:2]
-    if opening not in ("$$", "\\[") or state.is_code_block(start):
-        return False
-    closing, parts = CLOSING[opening], [line[2:]]
-    last = start
-    while closing not in parts[-1]:
-        last += 1
-        if last >= min(end, start + MAX_FORMULA_LINES) or state.isEmpty(last) or state.sCount[last] < state.blkIndent:
-            return False
-        parts.append(state.getLines(last, last + 1, state.blkIndent, False))
-        if parts[-1].lstrip().startswith("\\["):
-            return False  # two that begin and none that ends
-    content, _, rest = "\n".join(parts).rpartition(closing)
-    if rest.strip() or closing in content:
-        return False  # more than one formula, or words behind it: a paragraph
-    if not silent:
-        token = state.push("formula", "", 0)
-        token.content, token.markup, token.block = content, opening, True
-        state.line = last + 1
-    return True
-
-
-def _line_break(state: StateInline, silent: bool) -> bool:
-    """Every line break is one, and the spaces behind it stay: models indent without a fence, people write verse."""
-    if state.src[state.pos] != "\n":
-        return False
-    if not silent:
-        state.push("softbreak", "br", 0)
-    state.pos += 1
-    return True
-
-
-def _markdown() -> MarkdownIt:
-    markdown = MarkdownIt("commonmark", {"html": False, "maxNesting": MAX_NESTING}).enable(["table", "strikethrough"])
-    # references and titles would be left out of what is shown; an address between < and > reads well as it is
-    markdown.disable(["reference", "html_block", "html_inline", "autolink"])
-    markdown.normalizeLink = lambda address: address  # type: ignore[method-assign]  # shown as it was written
-    markdown.inline.ruler.before("escape", "formula", _formula_inline)
-    markdown.inline.ruler.at("newline", _line_break)
-    around = {"alt": ["paragraph", "blockquote", "list"]}
-    markdown.block.ruler.before("fence", "formula", _formula_block, around)
-    return markdown
-
-
-_MARKDOWN = _markdown()

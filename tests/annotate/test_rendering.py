@@ -223,6 +223,13 @@ def test_a_text_of_100_000_characters_is_plain(piece):
     ]
 
 
+def test_a_table_whose_rows_have_more_cells_than_its_head_stays_plain():
+    text = "| a |\n|---|\n| 1 | not shown |"
+
+    assert render(text) == plain(text)
+    assert render("> | a |\r\n> |---|\r\n> | 1 |")[0][0] == "blockquote"
+
+
 def test_what_is_nested_too_deeply_stays_plain():
     for text in ("> " * 30 + "deep", "".join("  " * n + "- a\n" for n in range(20)) + "  " * 20 + "deep"):
         assert render(text) == plain(text)
