@@ -12,7 +12,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
-from annotate import PREFIX, VERSION, exports, insight, roles, workbench
+from annotate import PREFIX, VERSION, exports, insight, rendering, roles, workbench
 from annotate.bodies import (
     BatchBody,
     CheckpointBody,
@@ -28,6 +28,7 @@ from annotate.bodies import (
     Rankings,
     Skip,
     TaskBody,
+    Texts,
     Withdrawal,
 )
 from annotate.problems import problem
@@ -56,6 +57,12 @@ def me(user: Anyone, context: Here) -> Json:
     if context.store.project.must_qualify(user):
         person["qualifying"] = True  # until then they are given nothing but the qualification tasks
     return person
+
+
+@signed_in.post("/render", tags=["labeling"])
+def render(body: Texts, user: Anyone) -> Json:
+    """Each text as a tree of plain nodes to draw: Markdown and formulas, without any HTML. Nothing is stored."""
+    return {"trees": rendering.render_all(body.texts)}
 
 
 # labeling

@@ -129,6 +129,10 @@ class GuidelineRead(Body):
 
 class Admission(Body):
     labeler: str  # name or pseudonym
+class Texts(Body):
+    """Texts to show, each by itself."""
+
+    texts: list[str] = Field(max_length=64)
 
 
 class MessageBody(Body):

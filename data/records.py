@@ -19,7 +19,25 @@ TaskKind = Literal["ranking", "demonstration"]
 # work and conversation are data; the others check labelers, and their labels are kept out of every dataset
 Purpose = Literal["work", "conversation", "gold", "repeat", "qualification"]
 CHECKS: tuple[Purpose, ...] = ("gold", "repeat", "qualification")
-FLAGS = ("unsafe", "pii", "refusal", "false", "off_topic")
+FLAGS = (
+    "unsafe",
+    "pii",
+    "refusal",
+    "false",
+    "off_topic",
+    # what InstructGPT asked of each response besides (Ouyang et al. 2022, table 3)
+    "fails_instruction",
+    "ignores_constraint",
+    "inappropriate",
+    "hallucination",
+    "sexual",
+    "violent",
+    "encourages_harm",
+    "denigrates",
+    "harmful_advice",
+    "opinion",
+    "moral_judgment",
+)
 RATINGS = ("helpful", "harmless", "honest")  # each 1 to 7
 MAX_TEXT = 100_000  # characters in any one text
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gradio as gr
+
 from annotate.context import Context
 from annotate.panels import guideline, header
 from annotate.ranking_board import demonstration_desk
 
 
 def layout(context: Context) -> None:
-    """Draw the page into the Blocks that is open."""
+    """Draw the page into the Blocks that is open: the guideline beside the desk, or below it on a narrow screen."""
     header(context)
-    guideline(context)
-    demonstration_desk()
+    with gr.Row(elem_classes="pawl-beside"):
+        with gr.Column(scale=5):
+            demonstration_desk()
+        with gr.Column(scale=3):
+            guideline(context, open=True)

@@ -39,14 +39,14 @@ def header(context: Context) -> gr.HTML:
     return _component("header.js", server_functions=[_asked_of(context)])
 
 
-def guideline(context: Context) -> None:
-    """What labelers are asked to do, folded away: the present wording whenever the page is opened."""
+def guideline(context: Context, *, open: bool = False) -> None:
+    """What labelers are asked to do, to fold away: the present wording whenever the page is opened."""
 
     def present() -> str:
         version = context.store.project.guideline()
         return version.text if version else "This project has no guidelines yet."
 
-    with gr.Accordion("Guidelines", open=False, elem_classes="pawl-fold"):
+    with gr.Accordion("Guidelines", open=open, elem_classes="pawl-fold"):
         gr.Markdown(present, sanitize_html=True)
 
 

@@ -4,12 +4,17 @@ Two Gradio components without a build step: each is a gr.HTML with a constant te
 with textContent and speaks to /api/v1 itself. A label travels by fetch with retries, not by a Gradio event: it is
 several times faster, and it survives a lost connection.
 
-desk.js     hand-out, draft, lease, retry, submit, skip: the same for both
-board.js    ranking K responses by keys, clicks or dragging; rank.js, one such task after the other
-writer.js   writing the ideal response
-history.js  what one said before, each with a way to change it
-review.js   tasks on which labelers disagree, and the reviewer's own answer
-board.css   how the board looks       desk.css   how the others look
+desk.js       hand-out, drafts, lease, retry, submit, undo, skip: the same for both
+reading.js    texts formatted, from the trees of /api/v1/render
+words.js      counting and comparing words
+board.js      ranking K responses by keys, clicks or dragging, side by side or below each other
+details.js    ratings, flags and a rewrite of one response
+dragging.js   letters dragged to places
+rank.js       one ranking task after the other
+writer.js     writing the ideal response
+history.js    what one said before, each with a way to change it
+review.js     tasks on which labelers disagree, and the reviewer's own answer
+board.css     how the board looks; reading.css, formatted texts; desk.css, the rest
 """
 
 from __future__ import annotations
@@ -19,12 +24,14 @@ from pathlib import Path
 import gradio as gr
 
 FOLDER = Path(__file__).parent
-STYLE = (FOLDER / "board.css").read_text() + (FOLDER / "desk.css").read_text()
+STYLE = "".join((FOLDER / name).read_text() for name in ("board.css", "reading.css", "desk.css"))
+SHARED = ("desk.js", "reading.js", "words.js")
+BOARD = ("details.js", "dragging.js", "board.js")
 
 
 def ranking_board() -> gr.HTML:
     """One ranking task after the other, for whoever is signed in."""
-    return _desk("board.js", "rank.js")
+    return _desk(*BOARD, "rank.js")
 
 
 def demonstration_desk() -> gr.HTML:
@@ -39,10 +46,10 @@ def own_history() -> gr.HTML:
 
 def review_desk() -> gr.HTML:
     """Tasks on which labelers disagree, for a reviewer."""
-    return _desk("board.js", "review.js")
+    return _desk(*BOARD, "review.js")
 
 
 def _desk(*scripts: str) -> gr.HTML:
     # not a subclass: Gradio would write a stub file beside the source of each
-    script = "".join((FOLDER / name).read_text() for name in ("desk.js", *scripts))
+    script = "".join((FOLDER / name).read_text() for name in (*SHARED, *scripts))
     return gr.HTML(html_template="<div></div>", js_on_load=script, apply_default_css=False)

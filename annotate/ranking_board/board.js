@@ -1,11 +1,10 @@
 // The ranking board: K responses, ranks 1 to K with ties, by keys, clicks or dragging. Starts unranked.
 
 const LETTERS = "ABCDEFGHI";
-const RATINGS = [["helpful", "Helpful"], ["harmless", "Harmless"], ["honest", "Honest"]];
-const FLAGS = [["unsafe", "Unsafe"], ["pii", "Personal data"], ["refusal", "Refuses"], ["false", "False"], ["off_topic", "Off topic"]];
+const FOLD_CHARACTERS = 1200, FOLD_LINES = 18;  // longer responses show their beginning first
 
 function rankingView() {
-  let task, desk, cards, slots, at, ranks, unrankable, ratings, flags, rewrite, comment, commentBox, confirmed;
+  let task, desk, page, list, tools, cards, slots, at, ranks, unrankable, said, asked, marked, columns, comment, commentBox, confirmed;
 
   const name = (i) => `Response ${LETTERS[i]}`;
   const id = (i) => task.responses[i].id;
@@ -15,19 +14,25 @@ function rankingView() {
     task = next;
     desk = owner;
     at = 0;
-    ranks = {}; ratings = {}; flags = {};
+    ranks = {};
+    said = { ratings: {}, flags: {}, rewrite: null };
+    asked = askedOf(task);
     unrankable = new Set();
-    rewrite = null;
+    marked = new Set();
+    columns = null;
     comment = "";
     confirmed = false;
     cards = task.responses.map((response, i) => card(response, i));
-    commentBox = make("textarea", { class: "pawl-input", rows: 2, maxlength: 100000, id: "pawl-comment",
+    commentBox = make("textarea", { class: "pawl-input", dir: "auto", rows: 2, maxlength: 100000, id: "pawl-comment",
       oninput: () => { comment = commentBox.value; desk.changed(); } });
-    const page = make("div", {},
+    list = make("div", { class: "pawl-responses" }, ...cards.map((c) => c.node));
+    tools = toolbar();
+    page = make("div", {},
       conversation(task.prompt.messages),
-      make("h2", { class: "pawl-heading", text: `${task.responses.length} responses: which is best?` }),
-      make("div", { class: "pawl-responses" }, ...cards.map((c) => c.node)),
-      make("label", { class: "pawl-label", for: "pawl-comment", text: "Comment on this task (optional)" }), commentBox);
+      make("div", { class: "pawl-line pawl-over" }, make("h2", { class: "pawl-heading", text: `${task.responses.length} responses: which is best?` }), tools.node),
+      list,
+      ...(asked.comment ? [make("label", { class: "pawl-label", for: "pawl-comment", text: "Comment on this task (optional)" }), commentBox] : []));
+    reading.dress(page);
     return page;
   }
 
@@ -42,55 +47,83 @@ function rankingView() {
     const state = make("span", { class: "pawl-state" });
     const body = make("div", { class: "pawl-text", dir: "auto", text: response.text });
     if (!response.text.trim()) { body.textContent = "(empty response)"; body.classList.add("pawl-empty"); }
-    const more = foldOut(response, i);
+    const fold = foldOf(response, i);
+    const mine = make("button", { type: "button", class: "pawl-button pawl-quiet pawl-compare", tabindex: -1, "aria-pressed": "false",
+      title: "Choose for side by side and for differences (m)", onclick: () => { focus(i); choose(i); }, text: "Compare" });
+    const more = responseDetails(asked, said, response, name(i), changed, compare);
     const node = make("article", { class: "pawl-response", tabindex: 0, role: "group", onfocusin: () => { at = i; mark(); } },
       make("div", { class: "pawl-head" }, letter, state, make("div", { class: "pawl-ranks", role: "group", "aria-label": `Rank of ${name(i)}` }, ...buttons, out)),
-      body, more.node);
+      body, fold?.node ?? null, make("div", { class: "pawl-foot" }, more?.node ?? null, mine));
+    if (fold) node.dataset.folded = "";
     drag(letter, i);
-    return { node, buttons, out, state, more };
+    return { node, buttons, out, state, more, fold, mine };
   }
 
-  // Ratings, flags and a rewrite of one response, folded away until they are wanted.
-  function foldOut(response, i) {
-    const radios = {}, boxes = {};
-    const rows = RATINGS.map(([key, label]) => {
-      radios[key] = Array.from({ length: 7 }, (_, n) => make("input", { type: "radio", name: `pawl-${i}-${key}`, value: n + 1,
-        "aria-label": `${label}: ${n + 1} of 7`, onchange: () => rate(response.id, key, n + 1) }));
-      const clear = make("button", { type: "button", class: "pawl-clear", "aria-label": `Clear ${label}`, onclick: () => rate(response.id, key, null), text: "×" });
-      return make("div", { class: "pawl-rating", role: "radiogroup", "aria-label": `${label}, 1 to 7` }, make("span", { class: "pawl-rating-name", text: label }),
-        ...radios[key].map((input, n) => make("label", { class: "pawl-dot" }, input, make("span", { text: String(n + 1) }))), clear);
-    });
-    const marks = FLAGS.map(([key, label]) => {
-      boxes[key] = make("input", { type: "checkbox", onchange: (event) => flag(response.id, key, event.target.checked) });
-      return make("label", { class: "pawl-flag" }, boxes[key], make("span", { text: label }));
-    });
-    const text = make("textarea", { class: "pawl-input", rows: 5, maxlength: 100000, "aria-label": `${name(i)}, rewritten`,
-      oninput: () => { rewrite = { response_id: response.id, text: text.value }; changed(); } });
-    const discard = make("button", { type: "button", class: "pawl-button pawl-quiet", text: "Discard the rewrite", onclick: () => { rewrite = null; changed(); } });
-    const begin = make("button", { type: "button", class: "pawl-button pawl-quiet", text: "Rewrite it better", onclick: () => {
-      rewrite = { response_id: response.id, text: response.text };
-      changed();
-      text.focus();
-    } });
-    const summary = make("summary", { tabindex: -1, text: "Ratings, flags, rewrite" });
-    const node = make("details", { class: "pawl-more" }, summary,
-      make("div", { class: "pawl-more-body" }, ...rows, make("div", { class: "pawl-flags", role: "group", "aria-label": "Flags" }, ...marks), begin, text, discard));
-    return { node, radios, boxes, text, begin, discard, summary };
+  // A long response shows its beginning, and how long it is.
+  function foldOf(response, i) {
+    if (response.text.length <= FOLD_CHARACTERS && response.text.split("\n").length <= FOLD_LINES) return null;
+    const words = make("span", { class: "pawl-count", text: inWords(countWords(response.text)) });
+    const button = make("button", { type: "button", class: "pawl-button pawl-quiet", tabindex: -1, "aria-expanded": "false", title: "Show all of it, or its beginning (e)",
+      onclick: () => { focus(i); foldAll([i]); }, text: "Show all" });
+    return { node: make("div", { class: "pawl-fold-line" }, button, words), button };
   }
 
-  function rate(response, key, value) {
-    const given = { ...ratings[response], [key]: value };
-    if (value === null) delete given[key];
-    ratings[response] = given;
-    if (!Object.keys(given).length) delete ratings[response];
-    changed();
+  // Unfold these responses, or fold them when all of them are unfolded.
+  function foldAll(which) {
+    const long = which.filter((i) => cards[i].fold);
+    const open = long.some((i) => "folded" in cards[i].node.dataset);
+    for (const i of long) {
+      cards[i].node.toggleAttribute("data-folded", !open);
+      cards[i].fold.button.textContent = open ? "Show less" : "Show all";
+      cards[i].fold.button.setAttribute("aria-expanded", String(open));
+    }
+    if (!long.length) desk.say(which.length > 1 ? "All responses are shown in full." : `${name(at)} is shown in full.`);
+    reveal(cards[at].node);
   }
 
-  function flag(response, key, on) {
-    const given = new Set(flags[response] ?? []);
-    if (on) given.add(key); else given.delete(key);
-    if (given.size) flags[response] = [...given]; else delete flags[response];
-    changed();
+  function toolbar() {
+    const tool = (key, text, title, action) => make("button", { type: "button", class: "pawl-button pawl-quiet pawl-tool", "aria-pressed": "false", title,
+      onclick: action }, `${text} `, make("kbd", { text: key }));
+    const beside = tool("v", "Side by side", "The chosen responses in columns, or all of them", sideBySide);
+    const differ = tool("x", "Differences", "Two responses, word by word", () => difference());
+    const plain = tool("f", "Formatted", "Formatted, or as it was written", format);
+    differ.removeAttribute("aria-pressed");
+    plain.setAttribute("aria-pressed", String(reading.formatted));
+    return { node: make("div", { class: "pawl-tools" }, beside, differ, plain), beside, plain };
+  }
+
+  function format() {
+    desk.say(reading.toggle(page));
+    tools.plain.setAttribute("aria-pressed", String(reading.formatted));
+    reveal(cards[at].node);
+  }
+
+  function choose(i) {
+    if (!marked.delete(i)) marked.add(i);
+    mark();
+    const chosen = [...marked].sort().map((n) => LETTERS[n]).join(", ");
+    desk.say(chosen ? `Chosen: ${chosen}. v shows them side by side${marked.size === 2 ? ", x their differences" : ""}.` : "No response is chosen.");
+  }
+
+  // The chosen responses in columns, all of them when fewer than two are chosen; and back.
+  function sideBySide() {
+    columns = columns ? null : marked.size > 1 ? [...marked].sort() : cards.map((_, i) => i);
+    cards.forEach((c, i) => { c.node.hidden = columns !== null && !columns.includes(i); });
+    list.toggleAttribute("data-columns", columns !== null);
+    tools.beside.setAttribute("aria-pressed", String(columns !== null));
+    desk.say(columns ? `${columns.length} responses side by side; v ends it.` : "One below the other.");
+    focus(columns && !columns.includes(at) ? columns[0] : at);
+  }
+
+  function difference() {
+    const chosen = marked.size === 1 && !marked.has(at) ? [...marked, at] : cards.length === 2 ? [0, 1] : [...marked];
+    if (chosen.length !== 2) { desk.say("Choose two responses first: m on each of them, then x.", "warn"); return; }
+    const [from, to] = chosen.sort().map((i) => ({ name: name(i), text: task.responses[i].text }));
+    compare(from, to, () => focus(at));
+  }
+
+  function compare(from, to, closed) {
+    showDifference(desk.element, from, to, closed);
   }
 
   function rankAt(i, rank) {
@@ -136,14 +169,8 @@ function rankingView() {
       c.state.textContent = out || rank ? "" : "no rank yet";
       c.buttons.forEach((button, n) => button.setAttribute("aria-pressed", String(rank === n + 1)));
       c.out.setAttribute("aria-pressed", String(out));
-      for (const [key] of RATINGS) c.more.radios[key].forEach((radio, n) => { radio.checked = ratings[response]?.[key] === n + 1; });
-      for (const [key] of FLAGS) c.more.boxes[key].checked = flags[response]?.includes(key) ?? false;
-      const mine = rewrite?.response_id === response;
-      c.more.begin.hidden = mine;
-      c.more.text.hidden = c.more.discard.hidden = !mine;
-      if (mine && c.more.text.value !== rewrite.text) c.more.text.value = rewrite.text;
-      const said = Object.keys(ratings[response] ?? {}).length + (flags[response]?.length ?? 0) + (mine ? 1 : 0);
-      c.more.summary.textContent = said ? `Ratings, flags, rewrite (${said})` : "Ratings, flags, rewrite";
+      c.mine.setAttribute("aria-pressed", String(marked.has(i)));
+      c.more?.mark();
     });
     drawSlots();
   }
@@ -171,42 +198,26 @@ function rankingView() {
     }
   }
 
-  // Dragging by pointer events works for mouse, pen and finger alike. A letter dropped outside every place loses its rank
-  // only when it came from a place.
   function drag(handle, i) {
-    handle.addEventListener("pointerdown", (down) => {
-      if (down.button !== 0) return;
-      down.preventDefault();
-      let ghost = null, over = null;
-      const move = (event) => {
-        if (!ghost && Math.hypot(event.clientX - down.clientX, event.clientY - down.clientY) < 5) return;
-        if (!ghost) { ghost = make("div", { class: "pawl-ghost", text: LETTERS[i] }); desk.element.append(ghost); desk.element.dataset.dragging = "yes"; }
-        ghost.style.transform = `translate(${event.clientX}px, ${event.clientY}px)`;
-        const found = document.elementFromPoint(event.clientX, event.clientY)?.closest?.(".pawl-slot") ?? null;
-        if (found !== over) { over?.removeAttribute("data-over"); found?.setAttribute("data-over", ""); over = found; }
-      };
-      const stop = (event) => {
-        for (const [type, listener] of [["pointermove", move], ["pointerup", stop], ["pointercancel", stop]]) window.removeEventListener(type, listener);
-        ghost?.remove();
-        over?.removeAttribute("data-over");
-        delete desk.element.dataset.dragging;
-        focus(i);
-        if (!ghost || event.type === "pointercancel") return;
-        if (over?.dataset.slot === "out") { if (!unrankable.has(id(i))) toggleOut(i); }
-        else if (over) rankAt(i, Number(over.dataset.slot));
-        else if (handle.classList.contains("pawl-chip")) clearAt(i);
-      };
-      window.addEventListener("pointermove", move);
-      window.addEventListener("pointerup", stop);
-      window.addEventListener("pointercancel", stop);
-    });
+    dragLetter(handle, LETTERS[i], desk.element, (slot) => {
+      focus(i);
+      if (slot?.dataset.slot === "out") { if (!unrankable.has(id(i))) toggleOut(i); }
+      else if (slot) rankAt(i, Number(slot.dataset.slot));
+      else if (handle.classList.contains("pawl-chip")) clearAt(i);  // outside every place: it leaves the one it came from
+    }, () => focus(i));
   }
 
   function focus(i = 0) {
     at = Math.max(0, Math.min(task.responses.length - 1, i));
+    if (cards[at].node.hidden) { sideBySide(); return; }
     cards[at].node.focus({ preventScroll: true });
     reveal(cards[at].node);
     mark();
+  }
+
+  function step(by) {
+    const shown = columns ?? cards.map((_, i) => i);
+    focus(shown[Math.max(0, Math.min(shown.length - 1, shown.indexOf(at) + by))]);
   }
 
   // Scroll a card clear of the bar at the foot; one that is taller than the screen shows its beginning.
@@ -215,6 +226,10 @@ function rankingView() {
     const floor = desk.element.querySelector(".pawl-bar").getBoundingClientRect().top - 12;
     if (box.top < 12) window.scrollBy(0, box.top - 12);
     else if (box.bottom > floor) window.scrollBy(0, Math.min(box.bottom - floor, box.top - 12));
+    if (!columns) return;
+    const frame = list.getBoundingClientRect();
+    if (box.left < frame.left) list.scrollBy(box.left - frame.left - 8, 0);
+    else if (box.right > frame.right) list.scrollBy(Math.min(box.right - frame.right, box.left - frame.left) + 8, 0);
   }
 
   function answer() {
@@ -227,24 +242,26 @@ function rankingView() {
       confirmed = true;
       return { problem: "This is the order in which they were shown. If you mean it, submit once more." };
     }
+    const { ratings, flags, rewrite } = said;
     const original = task.responses.find((response) => response.id === rewrite?.response_id)?.text;
     const better = rewrite && rewrite.text.trim() && rewrite.text !== original ? rewrite : null;
     return { answer: { ranks, unrankable: [...unrankable], ratings, flags, comment: comment.trim(), ...(better && { rewrite: better }) } };
   }
 
   function read() {
-    return { ranks, unrankable: [...unrankable], ratings, flags, rewrite, comment };
+    return { ranks, unrankable: [...unrankable], ...said, comment };
   }
 
   function write(draft) {
     const known = new Set(task.responses.map((response) => response.id));
     const keep = (given) => Object.fromEntries(Object.entries(given ?? {}).filter(([key]) => known.has(key)));
+    const flags = new Set(asked.flags.flatMap(([, names]) => names.map(([name]) => name)));  // what is asked may have changed
     ranks = keep(draft.ranks);
-    ratings = keep(draft.ratings);
-    flags = keep(draft.flags);
+    said.ratings = asked.ratings ? keep(draft.ratings) : {};
+    said.flags = Object.fromEntries(Object.entries(keep(draft.flags)).map(([key, given]) => [key, given.filter((flag) => flags.has(flag))]).filter(([, given]) => given.length));
+    said.rewrite = asked.rewrite && known.has(draft.rewrite?.response_id) ? draft.rewrite : null;
     unrankable = new Set((draft.unrankable ?? []).filter((key) => known.has(key)));
-    rewrite = known.has(draft.rewrite?.response_id) ? draft.rewrite : null;
-    comment = commentBox.value = draft.comment ?? "";
+    comment = commentBox.value = asked.comment ? draft.comment ?? "" : "";
     mark();
   }
 
@@ -252,10 +269,7 @@ function rankingView() {
     const inside = event.target instanceof Element ? event.target : document.body;
     if (event.key === "Escape" && typing(inside)) { focus(at); return true; }
     if (event.ctrlKey || event.metaKey) return event.key === "Enter" && (desk.submit(), true);
-    if (inside instanceof HTMLInputElement && inside.type === "radio" && /^[1-7]$/.test(event.key)) {
-      cards[at].more.radios[inside.name.split("-")[2]][Number(event.key) - 1].click();
-      return true;
-    }
+    if (cards[at].more?.key(event)) return true;
     if (typing(inside)) return false;
     if (/^[0-9]$/.test(event.key)) {
       const rank = Number(event.key);
@@ -264,19 +278,18 @@ function rankingView() {
       else desk.say(`There are ${task.responses.length} places here: press 1 to ${task.responses.length}.`, "warn");
       return true;
     }
-    if (event.key === "ArrowDown" || event.key === "j") { focus(at + 1); return true; }
-    if (event.key === "ArrowUp" || event.key === "k") { focus(at - 1); return true; }
-    if (event.key === "u") { toggleOut(at); return true; }
-    if (event.key === "d") { unfold(); return true; }
+    if (inside.closest("pre, .pawl-wide") && /^Arrow(Left|Right)$/.test(event.key)) return false;  // code scrolls sideways
+    const action = { ArrowDown: () => step(1), ArrowRight: () => step(1), j: () => step(1), ArrowUp: () => step(-1), ArrowLeft: () => step(-1), k: () => step(-1),
+      u: () => toggleOut(at), d: unfold, e: () => foldAll([at]), E: () => foldAll(columns ?? cards.map((_, i) => i)), m: () => choose(at),
+      v: sideBySide, x: difference, f: format }[event.key];
+    if (action) { action(); return true; }
     if (event.key === "Enter" && !inside.closest("button, a, summary")) { if (!event.repeat) desk.submit(); return true; }
     return false;
   }
 
   function unfold() {
-    const more = cards[at].more;
-    more.node.open = !more.node.open;
-    if (more.node.open) more.radios.helpful[0].focus();
-    else focus(at);
+    if (!cards[at].more) desk.say("This project asks for ranks alone.");
+    else if (!cards[at].more.toggle()) focus(at);
   }
 
   function idle(progress, done) {
@@ -304,7 +317,9 @@ function rankingView() {
     words: { fresh: (t) => `Give each response a rank: 1 to ${t.responses.length}, 1 is best, equal ranks are ties.`, saved: "Saved. Here is the next one." },
     reasons: ["I do not know enough to judge this", "The prompt makes no sense", "The responses are too alike to tell apart", "I would rather not read this"],
     keys: [["1 … 9", "rank the response you are on; equal ranks are a tie"], ["0", "take its rank away"], ["u", "cannot be ranked"],
-      ["↑ ↓", "move between responses (also Tab)"], ["d", "ratings, flags, rewrite"], ["Enter", "submit (Ctrl Enter from a text field)"], ["s", "skip this task, with a reason"],
+      ["↑ ↓ ← →", "move between responses (also Tab)"], ["d", "ratings, flags, rewrite"], ["e", "show all of a long response; E of all of them"],
+      ["m", "choose a response to compare"], ["v", "the chosen ones side by side, or all"], ["x", "the differences of two, word by word"],
+      ["f", "formatted, or as it was written"], ["Enter", "submit (Ctrl Enter from a text field)"], ["s", "skip this task, with a reason"],
       ["z", "take back the answer you sent last"], ["b", "change it, and leave it standing meanwhile"], ["Esc", "leave a text field"], ["?", "these keys"]],
   };
 }

@@ -9,6 +9,7 @@ from data.records import ROLES
 LOWEST = {  # the least role that each route answers; None is anyone, "owner" the owner token alone
     ("GET", "/health"): None,
     ("GET", "/me"): "labeler",
+    ("POST", "/render"): "labeler",
     ("POST", "/tasks/next"): "labeler",
     ("PUT", "/tasks/{task_id}/label"): "labeler",
     ("POST", "/tasks/{task_id}/skip"): "labeler",
