@@ -129,6 +129,8 @@ class GuidelineRead(Body):
 
 class Admission(Body):
     labeler: str  # name or pseudonym
+
+
 class Texts(Body):
     """Texts to show, each by itself."""
 
