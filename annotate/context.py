@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from annotate.auth import Auth
     from annotate.cycles import Cycles
+    from annotate.talks import Talks
     from data.store import Store
     from data.workspace import Workspace
 
@@ -42,3 +43,4 @@ class Context:
     cycles: Cycles
     auth: Auth
     guideline: Guideline
+    talks: Talks

@@ -81,7 +81,7 @@ def _require_lease(live: Live, now: datetime, task: Task, labeler: str, token: s
     """Raises Conflict unless the labeler holds the task under this lease now."""
     if (task.id, labeler) in live.answers:
         raise Conflict(f"You have answered task {task.id} already; that answer is kept. Ask for the next task.")
-    lease = live.queues[task.kind].lease_on(task.id, labeler)
+    lease = live.queue_of(task.id).lease_on(task.id, labeler)
     if lease is None or lease.token != token:
         raise Conflict(
             f"You do not hold task {task.id} under this lease: it has run out, or it is another's. Nothing was "

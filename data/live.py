@@ -21,14 +21,18 @@ import duckdb
 
 from data.errors import Forbidden, NotFound
 from data.queue import Lease, Queue
-from data.records import Checkpoint, Role, Task, TaskKind, User
+from data.records import Checkpoint, Conversation, Role, Task, TaskKind, Turn, User
 from data.rows import (
     TABLES,
+    AttackRow,
     BatchRow,
     CheckpointRow,
     CheckpointStateRow,
+    ContinuationRow,
+    ConversationRow,
     DemonstrationRow,
     DisabledUserRow,
+    EndedConversationRow,
     LeaseRow,
     OutsiderRow,
     PasswordRow,
@@ -41,6 +45,7 @@ from data.rows import (
     SpentTokenRow,
     TaskRow,
     TokenRow,
+    TurnRow,
     UserRow,
     WithdrawalRow,
 )
@@ -99,8 +104,13 @@ class Live:
         self.changes = 0  # of rankings: what is computed from them is stale when this has moved
         self.checkpoints: dict[str, Checkpoint] = {}
         self.promoted: str | None = None
+        self.promoted_before: str | None = None  # the one that it took the place of
         self.runs: dict[str, str] = {}  # JSON by id
         self.queues: dict[TaskKind, Queue] = {"ranking": Queue(), "demonstration": Queue()}
+        self.conversations: dict[str, Conversation] = {}
+        self.begun: dict[tuple[str, str], str] = {}  # conversations by labeler and key
+        self.conversed: dict[str, str] = {}  # the conversation of each task that is a turn of one
+        self.turns = Queue()  # of those tasks: nobody ever picks from it, each belongs to who had the conversation
         # What is remembered of each table: the columns, and who takes them. The order is that of a rebuild.
         self._handlers: dict[type[Row], tuple[str, Callable[..., None]]] = {
             UserRow: ("name role pseudonym created_at", self._user),
@@ -111,6 +121,8 @@ class Live:
             OutsiderRow: ("name pseudonym", self.outsiders.__setitem__),
             PromptRow: ("id number", self.prompts.__setitem__),
             BatchRow: ("id", self._batch),
+            ConversationRow: ("id labeler key created_at", self._conversation),
+            TurnRow: ("conversation_id key prompt_id task_id", self._turn),
             TaskRow: ("number id kind prompt_id response_ids overlap priority batch_id created_at", self._task),
             RetiredBatchRow: ("batch_id", self._retired),
             LeaseRow: ("task_id labeler token expires_at", self._lease),
@@ -121,6 +133,9 @@ class Live:
             CheckpointRow: ("id stage parents snapshot metrics created_at", self._checkpoint),
             CheckpointStateRow: ("id state reason", self._checkpoint_state),
             RunRow: ("id state", self.runs.__setitem__),
+            ContinuationRow: ("conversation_id task_id response_id", self._continuation),
+            AttackRow: ("conversation_id success", self._attack),
+            EndedConversationRow: ("id", self._ended),
         }
         self._take = {kind: _taker(columns, handler) for kind, (columns, handler) in self._handlers.items()}
 
@@ -178,6 +193,10 @@ class Live:
             raise NotFound(f"There is no task {str(id)[:80]!r}. Nothing was stored; ask for the next task.")
         return task
 
+    def queue_of(self, task_id: str) -> Queue:
+        """The queue that a task is in."""
+        return self.turns if task_id in self.conversed else self.queues[self.tasks[task_id].task.kind]
+
     def prompt_number(self, id: str) -> int:
         """Raises NotFound."""
         number = self.prompts.get(id) if isinstance(id, str) else None
@@ -216,7 +235,7 @@ class Live:
     ) -> None:
         task = Task(id, kind, prompt_id, tuple(response_ids), overlap, batch_id, created_at)
         self.tasks[id] = LiveTask(task, number)
-        self.queues[kind].add(id, priority=priority, number=number, overlap=overlap)
+        self.queue_of(id).add(id, priority=priority, number=number, overlap=overlap)
         if batch_id is not None:
             self.batches[batch_id].append(id)
         if kind == "demonstration":
@@ -228,11 +247,11 @@ class Live:
             self.queues["ranking"].retire(id)
 
     def _lease(self, task_id: str, labeler: str, token: str, expires_at: datetime) -> None:
-        self._queue(task_id).lease(Lease(task_id, labeler, token, expires_at))
+        self.queue_of(task_id).lease(Lease(task_id, labeler, token, expires_at))
 
     def _skip(self, task_id: str, labeler: str, lease: str) -> None:
         self.skips[task_id, labeler] = lease
-        self._queue(task_id).skip(task_id, labeler)
+        self.queue_of(task_id).skip(task_id, labeler)
 
     def _ranking(
         self, label_id: str, revision: int, task_id: str, labeler: str, lease: str | None, digest: str
@@ -263,7 +282,7 @@ class Live:
             return
         self.answers[label.task_id, label.labeler] = label
         if label.revision == 1:
-            self._queue(label.task_id).label(label.task_id, label.labeler)
+            self.queue_of(label.task_id).label(label.task_id, label.labeler)
 
     def _withdrawal(self, label_id: str) -> None:
         if label_id in self.withdrawn:
@@ -274,7 +293,7 @@ class Live:
         if label.rewrite_of is not None:
             self.rewrites.pop(label.rewrite_of, None)
         if label.lease is not None and label.task_id is not None:
-            self._queue(label.task_id).withdraw(label.task_id, label.labeler)
+            self.queue_of(label.task_id).withdraw(label.task_id, label.labeler)
 
     def _checkpoint(
         self,
@@ -296,9 +315,29 @@ class Live:
             self.promoted = id
         elif self.promoted == id:
             self.promoted = None
+            if state == "retired":
+                self.promoted_before = id
 
-    def _queue(self, task_id: str) -> Queue:
-        return self.queues[self.tasks[task_id].task.kind]
+    def _conversation(self, id: str, labeler: str, key: str, created_at: datetime) -> None:
+        self.conversations[id] = Conversation(id, labeler, key, (), None, False, created_at)
+        self.begun[labeler, key] = id
+
+    def _turn(self, conversation_id: str, key: str, prompt_id: str, task_id: str) -> None:
+        conversation = self.conversations[conversation_id]
+        turns = (*conversation.turns, Turn(key, prompt_id, task_id))
+        self.conversations[conversation_id] = replace(conversation, turns=turns)
+        self.conversed[task_id] = conversation_id
+
+    def _continuation(self, conversation_id: str, task_id: str, response_id: str) -> None:
+        conversation = self.conversations[conversation_id]
+        turns = (replace(turn, chosen=response_id) if turn.task_id == task_id else turn for turn in conversation.turns)
+        self.conversations[conversation_id] = replace(conversation, turns=tuple(turns))
+
+    def _attack(self, conversation_id: str, success: int | None) -> None:
+        self.conversations[conversation_id] = replace(self.conversations[conversation_id], attack=success)
+
+    def _ended(self, id: str) -> None:
+        self.conversations[id] = replace(self.conversations[id], ended=True)
 
 
 def _taker(columns: str, handler: Callable[..., None]) -> Callable[[Row], None]:

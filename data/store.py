@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import duckdb
 
 from data import catalog, exports, intake, labeling, lineage, people
+from data.conversations import Conversations
 from data.counts import Counts
 from data.database import cursor_of, open_database
 from data.errors import NotFound, StoreFailed
@@ -83,6 +84,7 @@ class Store:
             self._database.close()
             raise
         self._counts = Counts()
+        self.conversations = Conversations(self, self._lease)
         self._shown = lru_cache(SHOWN)(self._read_shown)  # several labelers are shown the same task, in turn
 
     def __enter__(self) -> Store:
@@ -359,6 +361,11 @@ class Store:
         """The checkpoint that is promoted now, if one is."""
         live = self._live
         return live.checkpoints[live.promoted] if live.promoted else None
+
+    def promoted_before(self) -> Checkpoint | None:
+        """The checkpoint that the promoted one took the place of, if there was one."""
+        live = self._live
+        return live.checkpoints[live.promoted_before] if live.promoted_before else None
 
     def put_run(self, run_id: str, state: dict[str, Any]) -> None:
         """Keep how a run stands; the same state again adds nothing."""

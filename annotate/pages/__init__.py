@@ -11,10 +11,11 @@ import warnings
 import gradio as gr
 
 from annotate.context import Context
-from annotate.pages import checkpoints, datasets, demonstrate, rank, training
+from annotate.pages import checkpoints, converse, datasets, demonstrate, rank, training
 
 PAGES = (
     ("Demonstrate", demonstrate),
+    ("Converse", converse),
     ("Datasets", datasets),
     ("Training", training),
     ("Checkpoints", checkpoints),
@@ -22,7 +23,7 @@ PAGES = (
 
 
 def build(context: Context) -> gr.Blocks:
-    """All pages: ranking at the root, the others at /demonstrate, /datasets, /training and /checkpoints."""
+    """All pages: ranking at the root, the others at /demonstrate, /converse, /datasets, /training and /checkpoints."""
     with gr.Blocks(title="Pawl", analytics_enabled=False) as pages:
         rank.layout(context)
     for name, page in PAGES:

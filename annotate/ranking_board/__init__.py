@@ -1,12 +1,13 @@
-"""What labelers work at all day: the ranking board and the demonstration desk.
+"""What labelers work at all day: the ranking board, the demonstration desk, and talking to the model.
 
-Two Gradio components without a build step: each is a gr.HTML with a constant template, whose script builds the page
+Gradio components without a build step: each is a gr.HTML with a constant template, whose script builds the page
 with textContent and speaks to /api/v1 itself. A label travels by fetch with retries, not by a Gradio event: it is
 several times faster, and it survives a lost connection.
 
-desk.js     hand-out, draft, lease, retry, submit, skip: the same for both
+desk.js     hand-out, draft, lease, retry, submit, skip: the same for the first two
 board.js    ranking K responses by keys, clicks or dragging
 writer.js   writing the ideal response
+converse.js talking, replies that stream, and the board for each turn
 board.css   how they look
 """
 
@@ -22,15 +23,21 @@ STYLE = (FOLDER / "board.css").read_text()
 
 def ranking_board() -> gr.HTML:
     """One ranking task after the other, for whoever is signed in."""
-    return _desk("board.js")
+    return _desk("board.js", 'runDesk(element, "ranking", rankingView());')
 
 
 def demonstration_desk() -> gr.HTML:
     """One demonstration task after the other, for whoever is signed in."""
-    return _desk("writer.js")
+    return _desk("writer.js", 'runDesk(element, "demonstration", demonstrationView());')
 
 
-def _desk(view: str) -> gr.HTML:
+def conversation_desk() -> gr.HTML:
+    """Conversations with the model, for whoever is signed in."""
+    return _desk("board.js", "converse.js", "runConversation(element);")
+
+
+def _desk(*parts: str) -> gr.HTML:
     # not a subclass: Gradio would write a stub file beside the source of each
-    script = (FOLDER / "desk.js").read_text() + (FOLDER / view).read_text()
+    *files, start = parts
+    script = "".join((FOLDER / name).read_text() for name in ("desk.js", *files)) + start
     return gr.HTML(html_template="<div></div>", js_on_load=script, apply_default_css=False)

@@ -45,5 +45,3 @@ function demonstrationView() {
       ["b", "back to the response you sent last (outside the text field)"], ["?", "these keys (outside the text field)"]],
   };
 }
-
-runDesk(element, "demonstration", demonstrationView());
