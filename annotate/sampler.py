@@ -65,6 +65,7 @@ class Child:
     def __init__(self, command: Sequence[str], workspace: Workspace, checkpoints: tuple[str, ...]) -> None:
         self.checkpoints = checkpoints
         self.users = 0
+        self._unwanted = False
         self.used = time.monotonic()
         self._token = secrets.token_urlsafe(32)
         named = [word for id in checkpoints for word in ("--checkpoint", id)]
@@ -81,11 +82,13 @@ class Child:
     def place(self) -> Place:
         """Wait until it answers, and say where. Raises SamplerFailed."""
         assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], START_SECONDS)
-        line = self._process.stdout.readline() if ready else b""
+        with self._process.stdout as said_by_it:
+            ready, _, _ = select.select([said_by_it], [], [], START_SECONDS)
+            line = said_by_it.readline() if ready else b""
         if not line:
+            if not self._unwanted:
+                log.error("The model that labelers talk to could not be started: sampler.log in the workspace says why")
             self.stop()
-            log.error("The model that labelers talk to could not be started: sampler.log in the workspace says why")
             raise SamplerFailed(
                 "The model could not be started. What you wrote is kept; try again, and if it stays so, tell a "
                 "researcher: sampler.log says why."
@@ -98,6 +101,7 @@ class Child:
 
     def stop(self) -> None:
         """End it and wait for that."""
+        self._unwanted = True
         for ask in (self._hang_up, self._process.terminate, self._process.kill):
             ask()
             try:
@@ -134,6 +138,7 @@ class Sampler:
         self._child: Child | None = None
         self._place: Place | None = None  # of the child
         self._stopped = False
+        self._resting = threading.Timer(0, lambda: None)  # until the child is stopped for want of talk
         self._starting = threading.Lock()  # held while a child starts: whoever else wants one waits
         self._lock = threading.Lock()  # held for a moment, while the fields above are looked at
 
@@ -171,6 +176,7 @@ class Sampler:
         """The app stops: so does the child, also one that is just being started."""
         with self._lock:
             self._stopped, child = True, self._child
+            self._resting.cancel()
         if child is not None:
             child.stop()
 
@@ -208,10 +214,11 @@ class Sampler:
             child.used = time.monotonic()
             if child is not self._child:
                 self._let_go(child)
-            elif not child.users:
-                timer = threading.Timer(self._idle, self._rest, [child])
-                timer.daemon = True
-                timer.start()
+            elif not child.users and not self._stopped:
+                self._resting.cancel()
+                self._resting = threading.Timer(self._idle, self._rest, [child])
+                self._resting.daemon = True
+                self._resting.start()
 
     def _rest(self, child: Child) -> None:
         """Stop the child if nobody has talked since."""

@@ -58,6 +58,7 @@ def main(arguments: Sequence[str]) -> int:
             server.add(_load(name, workspace, length))
         said = {"url": server.url, "models": list(server.served)} | ({"token": chosen} if chosen else {})
         print(json.dumps(said), flush=True)
+        sys.stdout = sys.stderr  # who started this reads that one line, and may be deaf to more
         server.serve_forever(poll_interval=0.1)
     except KeyboardInterrupt:
         pass

@@ -72,7 +72,7 @@ function runConversation(element) {
     const list = make("details", { class: "pawl-more", open }, make("summary", { text: `My conversations (${mine.length})` }), ...mine.map(row));
     past.replaceChildren(make("div", { class: "pawl-past-line" }, mine.length ? list : make("span"),
       make("div", { class: "pawl-buttons" }, current && !current.ended ? button("End", end, { title: "Say no more in this conversation" }) : null,
-        button("New conversation", begin, { title: "n" }))));
+        current ? button("New conversation", begin, { title: "n" }) : null)));
   }
 
   function compose(message) {
@@ -199,8 +199,8 @@ function runConversation(element) {
     element.dataset.replies = spoken.replies;
     const texts = Array.from({ length: spoken.replies }, () => make("div", { class: "pawl-text pawl-coming", dir: "auto" }));
     work.replaceChildren(conversation([...(current?.messages ?? []), { role: "user", content: spoken.text }]),
-      make("h2", { class: "pawl-heading", text: `${spoken.replies} replies` }),
-      make("div", { class: "pawl-responses", "aria-busy": "true" }, ...texts.map((text, i) => make("article", { class: "pawl-response" },
+      make("h2", { class: "pawl-heading", text: `${spoken.replies} responses` }),
+      make("div", { class: "pawl-responses", "aria-busy": "true" }, ...texts.map((text, i) => make("article", { class: "pawl-response", "data-rank": "" },
         make("div", { class: "pawl-head" }, make("span", { class: "pawl-letter", text: LETTERS[i] })), text))));
     bar.replaceChildren(actions());
     box = null;
@@ -246,19 +246,25 @@ function runConversation(element) {
     const found = best();
     if (!found.includes(picked)) picked = null;
     const chosen = picked ?? found[0];
-    const words = found.length > 1 ? "continues the conversation (c on another of the best picks that)" : "continues the conversation";
     work.querySelectorAll(".pawl-responses > .pawl-response").forEach((card, i) => {
       card.querySelector(".pawl-continues")?.remove();
-      if (task().responses[i].id === chosen) card.append(make("div", { class: "pawl-continues", text: `↳ ${words}` }));
+      const { id } = task().responses[i];
+      if (id === chosen) card.append(make("div", { class: "pawl-continues", text: "↳ continues the conversation" }));
+      else if (found.includes(id)) {
+        card.append(make("button", { type: "button", class: "pawl-continues", tabindex: -1, title: "c", onclick: () => pick(id), text: "let this one continue" }));
+      }
     });
   }
 
-  function pick() {
+  function pickFocused() {
     const cards = [...work.querySelectorAll(".pawl-responses > .pawl-response")];
     const reply = task().responses[cards.findIndex((card) => card.contains(document.activeElement))];
-    if (!reply) return;
-    if (!best().includes(reply.id)) { say("Only one of the best can continue: rank it 1 first.", "warn"); return; }
-    picked = reply.id;
+    if (reply && best().includes(reply.id)) pick(reply.id);
+    else say("Only one of the best can continue: rank it 1 first.", "warn");
+  }
+
+  function pick(id) {
+    picked = id;
     changed();
     say("This one continues.");
   }
@@ -398,7 +404,7 @@ function runConversation(element) {
       if (view.key(turned && !typing(inside) ? { key: turned, target: inside } : event)) return true;
     }
     if (event.ctrlKey || event.metaKey || (typing(inside) && !inside.closest(".pawl-attack"))) return false;
-    const action = { "?": keys, n: begin, c: task() && pick, s: task() && skip, a: () => work.querySelector("[name=pawl-attack]:checked")?.focus() }[event.key];
+    const action = { "?": keys, n: begin, c: task() && pickFocused, s: task() && skip, a: () => work.querySelector("[name=pawl-attack]:checked")?.focus() }[event.key];
     if (!action) return false;
     action();
     return true;
