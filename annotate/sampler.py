@@ -1,7 +1,7 @@
 """Who answers when labelers talk: a child process with the promoted model, or any OpenAI-compatible server.
 
 Reads   the store (which checkpoint is promoted, which was before it); what the server says
-Writes  sampler.log in the workspace: what the child had to say of itself
+Writes  nothing itself; the child (annotate/model_process.py) writes sampler.log
 
 The child (`python -m training serve`) is started when somebody first talks, again when another checkpoint has been
 promoted, and stopped after some idle minutes and with the app. It is a process of its own, so labeling never waits for
@@ -14,20 +14,19 @@ import asyncio
 import json
 import logging
 import os
+import random
 import re
 import secrets
-import select
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx
 
+from annotate.model_process import COMMAND, Child, Place
 from data.errors import Conflict, SamplerFailed
 from data.records import MAX_TEXT, Message, NewResponse
 
@@ -36,83 +35,14 @@ if TYPE_CHECKING:
     from data.workspace import Workspace
 
 log = logging.getLogger("pawl")
-COMMAND = (sys.executable, "-m", "training", "serve")
-NICE = ("nice", "-n", "5")  # it yields the processor to the app, and training yields it to this
 TEMPERATURES = (0.8, 1.0, 0.6, 1.2)  # of one model's replies to a message, in turn
 ATTEMPTS = 3  # a reply that is empty is drawn again
 IDLE_SECONDS = 600.0  # the child is stopped when nobody talked for so long
-START_SECONDS = 300.0  # a child that does not answer by then will not
 MAX_TOKENS = 512  # of a reply from another server; the child goes by its preset
 TIMEOUT = httpx.Timeout(30, read=120)
-CHILD_TOKEN, URL_TOKEN = "PAWL_SERVE_TOKEN", "PAWL_SAMPLER_TOKEN"
+URL_TOKEN = "PAWL_SAMPLER_TOKEN"
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 Heard = Callable[[int, str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where replies can be had, and of which models."""
-
-    url: str  # ends in /v1
-    token: str | None
-    models: tuple[str, ...]
-    own: bool  # the child: its words may be shown, and it knows how long a reply is
-
-
-class Child:
-    """`python -m training serve`, started and not yet answering."""
-
-    def __init__(self, command: Sequence[str], workspace: Workspace, checkpoints: tuple[str, ...]) -> None:
-        self.checkpoints = checkpoints
-        self.users = 0
-        self._unwanted = False
-        self.used = time.monotonic()
-        self._token = secrets.token_urlsafe(32)
-        named = [word for id in checkpoints for word in ("--checkpoint", id)]
-        with (workspace.root / "sampler.log").open("wb") as errors:
-            self._process = subprocess.Popen(
-                [*NICE, *command, "--workspace", str(workspace.root), *named],
-                stdin=subprocess.PIPE,  # never written to: that it closes tells the child that the app is gone
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,
-                env={**os.environ, CHILD_TOKEN: self._token},
-            )
-
-    def place(self) -> Place:
-        """Wait until it answers, and say where. Raises SamplerFailed."""
-        assert self._process.stdout is not None
-        with self._process.stdout as said_by_it:
-            ready, _, _ = select.select([said_by_it], [], [], START_SECONDS)
-            line = said_by_it.readline() if ready else b""
-        if not line:
-            if not self._unwanted:
-                log.error("The model that labelers talk to could not be started: sampler.log in the workspace says why")
-            self.stop()
-            raise SamplerFailed(
-                "The model could not be started. What you wrote is kept; try again, and if it stays so, tell a "
-                "researcher: sampler.log says why."
-            )
-        said = json.loads(line)
-        return Place(said["url"], self._token, tuple(said["models"]), own=True)
-
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def stop(self) -> None:
-        """End it and wait for that."""
-        self._unwanted = True
-        for ask in (self._hang_up, self._process.terminate, self._process.kill):
-            ask()
-            try:
-                self._process.wait(5)
-                return
-            except subprocess.TimeoutExpired:
-                continue
-
-    def _hang_up(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
 
 
 class Sampler:
@@ -161,6 +91,8 @@ class Sampler:
         Raises Conflict when there is no model, SamplerFailed when it does not answer.
         """
         place, leave = await asyncio.to_thread(self._enter)
+        if not place.own:  # it may have more models than replies are wanted: each message goes to others of them
+            place = replace(place, models=tuple(random.sample(place.models, len(place.models))))
         try:
             async with httpx.AsyncClient(timeout=TIMEOUT, verify=not place.own, trust_env=not place.own) as client:
                 asked = [asyncio.create_task(_reply(client, place, number, messages, heard)) for number in range(count)]

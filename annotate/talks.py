@@ -28,14 +28,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pawl")
 BREATH_SECONDS = 15.0  # a comment is sent after so long without an event, so that proxies keep the connection
+AT_ONCE = 3  # talks of one labeler
 Json = dict[str, Any]
 
 
 class Talk:
     """One message on its way to being answered: the events so far, for whoever follows it."""
 
-    def __init__(self, key: str, text: str, replies: int) -> None:
-        self.key, self.text, self.replies = key, text, replies
+    def __init__(self, labeler: str, key: str, text: str, replies: int) -> None:
+        self.labeler, self.key, self.text, self.replies = labeler, key, text, replies
         self.done = False
         self._events: list[bytes] = []
         self._more = asyncio.Event()
@@ -93,7 +94,9 @@ class Talks:
             raise Conflict(why)
         if id in self._under_way:  # said twice in the same moment
             return await self.say(labeler, id, key, text, replies)
-        talk = self._under_way[id] = Talk(key, text, replies)
+        if sum(talk.labeler == labeler for talk in self._under_way.values()) >= AT_ONCE:
+            raise Conflict(f"{AT_ONCE} of your messages are being answered. Nothing was sent; wait for one of them.")
+        talk = self._under_way[id] = Talk(labeler, key, text, replies)
         task = asyncio.create_task(self._answer(labeler, talk, planned))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -117,6 +120,7 @@ class Talks:
             "created_at": iso(conversation.created_at),
             "turns": len(conversation.turns),
             "messages": [{"role": m.role, "content": m.content} for m in conversations.messages(conversation)],
+            "task_id": conversation.turns[-1].task_id if conversation.turns else None,
             "stands": conversations.standing(conversation),
             "open": turn,
             "speaking": talk and {"key": talk.key, "text": talk.text, "replies": talk.replies},
@@ -136,7 +140,7 @@ class Talks:
         turn = next(turn for turn in conversation.turns if turn.key == key)
         if self._store.conversations.asked(turn) != text:
             raise Conflict("Something else was said under this key. Nothing was sent; choose another key.")
-        talk = Talk(key, text, replies)
+        talk = Talk(labeler, key, text, replies)
         talk.tell("turn", self.describe(labeler, conversation), last=True)
         return talk
 

@@ -5,24 +5,34 @@
 const REPLIES = [2, 3, 4];
 const MARKS = [[null, "No attack"], [1, "1 it held"], [2, "2"], [3, "3"], [4, "4"], [5, "5 it gave way"]];
 
-// The events of one answer, from whichever moment this connection began. Ends early when the connection does.
+// The events of one answer, from its beginning. Ends early when the connection does, or when nothing came for long: the
+// server sends a comment every 15 seconds.
 async function* eventsOf(path, body) {
-  const answer = await fetch(API + path, {
-    method: "POST", body: JSON.stringify(body), credentials: "same-origin", cache: "no-store",
-    headers: { Accept: "text/event-stream", "Content-Type": "application/json" },
-  });
-  if ([429, 502, 503, 504].includes(answer.status)) return;
-  if (!answer.ok) throw new Refused(answer.status, await answer.json().catch(() => ({})));
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  for (let kept = ""; ;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const blocks = (kept + value).split("\n\n");
-    kept = blocks.pop();
-    for (const block of blocks.filter((text) => text.startsWith("event: "))) {
-      const [first, ...rest] = block.split("\n");
-      yield [first.slice(7), JSON.parse(rest.join("\n").slice(6))];
+  const abort = new AbortController();
+  const wait = () => setTimeout(() => abort.abort(), 45000);
+  let timer = wait();
+  try {
+    const answer = await fetch(API + path, {
+      method: "POST", body: JSON.stringify(body), credentials: "same-origin", cache: "no-store", signal: abort.signal,
+      headers: { Accept: "text/event-stream", "Content-Type": "application/json" },
+    });
+    if ([429, 502, 503, 504].includes(answer.status)) return;
+    if (!answer.ok) throw new Refused(answer.status, await answer.json().catch(() => ({})));
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let kept = ""; ;) {
+      const { value, done } = await reader.read();
+      clearTimeout(timer);
+      if (done) return;
+      timer = wait();
+      const blocks = (kept + value).split("\n\n");
+      kept = blocks.pop();
+      for (const block of blocks.filter((text) => text.startsWith("event: "))) {
+        const [first, ...rest] = block.split("\n");
+        yield [first.slice(7), JSON.parse(rest.join("\n").slice(6))];
+      }
     }
+  } finally {
+    clearTimeout(timer);
   }
 }
 
@@ -57,7 +67,7 @@ function runConversation(element) {
     drawPast();
     if (current?.speaking) await answer(current.speaking);
     else if (current?.open) rank(message);
-    else if (current?.stands === "ranked" && !current.ended) await proceed(message);
+    else if (current?.stands === "ranked" && !current.ended) await proceed(message, drafts.read(who, current.task_id)?.picked);
     else compose(message);
   }
 
@@ -136,6 +146,8 @@ function runConversation(element) {
     const spoken = { key: (kept?.text === text && kept.key) || newKey(), text, replies: count };
     busy = true;
     try {
+      if (unavailable) await list();
+      if (unavailable) { say(unavailable, "bad"); return; }
       if (!current) {
         const begun = kept?.begun ?? newKey();
         drafts.write(who, place(), { ...spoken, key: undefined, begun });
@@ -313,6 +325,7 @@ function runConversation(element) {
       await list();
       await show(next, message);
     } catch (error) {
+      if (error.status === 422 && reply) { await proceed(message); return; }  // picked before the ranks were changed
       if (error.status !== 409) { refused(error); return; }
       const next = await call("GET", path(), undefined, trouble);
       current = { ...next, stands: null };  // none of them can continue: the same conversation, and something else to say
@@ -350,7 +363,7 @@ function runConversation(element) {
   }
 
   async function visit(id) {
-    if (busy) return;
+    if (busy) { say("The model is still answering. Wait for it.", "warn"); return; }
     changed();
     try {
       await show(await call("GET", `/conversations/${encodeURIComponent(id)}`, undefined, trouble));
