@@ -45,6 +45,12 @@ def _serve(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--launch", default="", help='put before each training stage, as in "torchrun --nproc-per-node 8"'
     )
+    parser.add_argument(
+        "--sampler", default="", metavar="URL", help="OpenAI-compatible server to talk to, not the promoted model"
+    )
+    parser.add_argument(
+        "--sampler-model", action="append", default=[], metavar="NAME", help="one of its models; may be repeated"
+    )
     parser.add_argument("--no-train", dest="train", action="store_false", help="do not make a first model")
     parser.add_argument("--no-pages", dest="pages", action="store_false", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -56,6 +62,8 @@ def _serve(arguments: Sequence[str]) -> int:
         preset=options.preset,
         base=options.base,
         launch=options.launch,
+        sampler=options.sampler,
+        sampler_models=tuple(options.sampler_model),
         train=options.train,
         pages=options.pages,
     )

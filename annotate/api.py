@@ -6,6 +6,7 @@ functions, so they run on the thread pool: a submission waits there for the comm
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -301,9 +302,10 @@ def unknown(path: str, request: Request) -> Response:
 
 def _methods_of(request: Request) -> set[str]:
     """The methods that the documented routes take at this request's path."""
-    path = request.url.path.removeprefix(PREFIX)
-    routes: list[Any] = [*to_all.routes, *workbench.router.routes, *insight.router.routes, *signed_in.routes]
-    return {method for route in routes if route.path_regex.match(path) for method in route.methods}
+    asked = request.url.path
+    paths: Json = request.app.openapi()["paths"]
+    found = (methods for path, methods in paths.items() if re.fullmatch(re.sub(r"{\w+}", "[^/]+", path), asked))
+    return {method.upper() for methods in found for method in methods}
 
 
 def _cycle(status: CycleStatus) -> Json:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from annotate.auth import Auth
     from annotate.cycles import Cycles
+    from annotate.talks import Talks
     from data.store import Store
     from data.workspace import Workspace
 
@@ -20,3 +21,4 @@ class Context:
     workspace: Workspace
     cycles: Cycles
     auth: Auth
+    talks: Talks

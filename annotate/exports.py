@@ -26,9 +26,14 @@ def stream(store: Store, kind: str, format: str) -> StreamingResponse:
         "demonstrations": store.demonstration_rows,
         "prompts": store.prompt_rows,
     }[kind]()
+    return attachment(interchange.stream(rows, kind, format), kind, format)
+
+
+def attachment(chunks: Iterator[bytes], kind: str, format: str) -> StreamingResponse:
+    """A file of these chunks, each made in its turn among all exports."""
     name = f"pawl-{kind}{'-trl' if format == 'trl' else ''}.{ENDINGS[format]}"
     return StreamingResponse(
-        _in_turn(interchange.stream(rows, kind, format)),
+        _in_turn(chunks),
         media_type=interchange.MEDIA_TYPES[format],
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )

@@ -28,6 +28,8 @@ from annotate.app import create_app
 from annotate.auth import Auth
 from annotate.context import Context
 from annotate.cycles import Cycles
+from annotate.sampler import Sampler
+from annotate.talks import Talks
 from data import interchange
 from data.errors import FeedbackError, StoreFailed, WorkspaceInUse
 from data.store import Store
@@ -50,6 +52,8 @@ class Settings:
     preset: str = "tiny"
     base: str | None = None
     launch: str = ""
+    sampler: str = ""  # an OpenAI-compatible server to talk to, instead of the promoted model
+    sampler_models: tuple[str, ...] = ()  # which of its models; all that it lists
     train: bool = True  # make a first model when there is none
     pages: bool = True
 
@@ -95,7 +99,9 @@ class App:
         self._cycles = Cycles(workspace, store, preset=settings.preset, base=settings.base, launch=settings.launch)
         self._auth = Auth(store, self._owner_token)
         store.on_failure = self._store_failed
-        context = Context(store, workspace, self._cycles, self._auth)
+        url, models = settings.sampler, settings.sampler_models
+        talks = Talks(store, Sampler(workspace, store, url=url, models=models, preset=settings.preset))
+        context = Context(store, workspace, self._cycles, self._auth, talks)
         app = create_app(context, pages=settings.pages, on_pages_failed=self._pages_failed)
         self._server = Server(app, self._cycles, self._accepting)
 
@@ -143,11 +149,12 @@ class App:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which says when it accepts connections, and before it stops ends the cycle and the event streams."""
+    """uvicorn, which says when it accepts connections; before it stops it ends the cycle, the talks and the streams."""
 
     def __init__(self, app: FastAPI, cycles: Cycles, accepting: Callable[[], None]) -> None:
         super().__init__(_uvicorn_config(app))
         self._cycles, self._accepting = cycles, accepting
+        self._talks: Talks = app.state.context.talks
         self._streams_end: asyncio.Event = app.state.stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -158,6 +165,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await run_in_threadpool(self._cycles.stop)  # still serving: the cycle's last word goes to the store by HTTP
         self._streams_end.set()
+        await self._talks.stop()
         await super().shutdown(sockets)
 
 

@@ -9,6 +9,7 @@ FeedbackError
 │   └── TooFewLabels    training needs more labels; says how many of what
 ├── WorkspaceInUse      another process owns the store; names its url (HTTP 409)
 ├── DamagedSnapshot     files that no longer match their hash
+├── SamplerFailed       the model that labelers talk to did not answer (HTTP 502)
 └── StoreFailed         the disk or the database gave up; the app must stop (HTTP 503)
 
 Every message says what, which one, what was kept, and what to do next, in words fit to show a labeler.
@@ -75,6 +76,13 @@ class DamagedSnapshot(FeedbackError):
 
     status = 500
     title = "Damaged snapshot"
+
+
+class SamplerFailed(FeedbackError):
+    """The model that labelers talk to did not answer."""
+
+    status = 502
+    title = "The model did not answer"
 
 
 class StoreFailed(FeedbackError):

@@ -22,16 +22,32 @@ import duckdb
 
 from data.errors import Forbidden, NotFound
 from data.queue import Lease, Queue
-from data.records import Checkpoint, Draft, Guideline, Purpose, Role, Settings, Task, TaskKind, User
+from data.records import (
+    Checkpoint,
+    Conversation,
+    Draft,
+    Guideline,
+    Purpose,
+    Role,
+    Settings,
+    Task,
+    TaskKind,
+    Turn,
+    User,
+)
 from data.rows import (
     TABLES,
     AdmissionRow,
+    AttackRow,
     BatchRow,
     CheckpointRow,
     CheckpointStateRow,
+    ContinuationRow,
+    ConversationRow,
     DemonstrationRow,
     DisabledUserRow,
     DraftRow,
+    EndedConversationRow,
     GoldRow,
     GuidelineReadingRow,
     GuidelineRow,
@@ -51,6 +67,7 @@ from data.rows import (
     SpentTokenRow,
     TaskRow,
     TokenRow,
+    TurnRow,
     UndoneRow,
     UserRow,
     WithdrawalRow,
@@ -119,6 +136,7 @@ class Live:
         self.changes = 0  # of rankings: what is computed from them is stale when this has moved
         self.checkpoints: dict[str, Checkpoint] = {}
         self.promoted: str | None = None
+        self.promoted_before: str | None = None  # the one that it took the place of
         self.runs: dict[str, str] = {}  # JSON by id
         self.queues: dict[QueueName, Queue] = {name: Queue() for name in get_args(QueueName)}
         self.settings = Settings()
@@ -133,6 +151,8 @@ class Live:
         self.ranked: dict[str, list[tuple[str, datetime]]] = {}  # each labeler's work, in the order they did it
         self.repeated: set[tuple[str, str]] = set()  # task and labeler of those that came a second time
         self.given: Counter[str] = Counter()  # ranking tasks that each labeler labeled or skipped
+        self.conversations: dict[str, Conversation] = {}
+        self.begun: dict[tuple[str, str], str] = {}  # conversations by labeler and key
         # What is remembered of each table: the columns, and who takes them. The order is that of a rebuild.
         self._handlers: dict[type[Row], tuple[str, Callable[..., None]]] = {
             UserRow: ("name role pseudonym created_at", self._user),
@@ -143,6 +163,8 @@ class Live:
             OutsiderRow: ("name pseudonym", self.outsiders.__setitem__),
             PromptRow: ("id number", self.prompts.__setitem__),
             BatchRow: ("id", self._batch),
+            ConversationRow: ("id labeler key created_at", self._conversation),
+            TurnRow: ("conversation_id key prompt_id task_id", self._turn),
             TaskRow: (
                 "number id kind prompt_id response_ids overlap priority batch_id created_at purpose repeat_of "
                 "reserved_for",
@@ -167,6 +189,9 @@ class Live:
             CheckpointRow: ("id stage parents snapshot metrics created_at", self._checkpoint),
             CheckpointStateRow: ("id state reason", self._checkpoint_state),
             RunRow: ("id state", self.runs.__setitem__),
+            ContinuationRow: ("conversation_id task_id response_id", self._continuation),
+            AttackRow: ("conversation_id success", self._attack),
+            EndedConversationRow: ("id", self._ended),
         }
         self._take = {kind: _taker(columns, handler) for kind, (columns, handler) in self._handlers.items()}
 
@@ -403,6 +428,8 @@ class Live:
             self.promoted = id
         elif self.promoted == id:
             self.promoted = None
+            if state == "retired":
+                self.promoted_before = id
 
     def queue_of(self, task: Task) -> Queue:
         """The queue that the task is in."""
@@ -412,6 +439,26 @@ class Live:
 
     def _queue(self, task_id: str) -> Queue:
         return self.queue_of(self.tasks[task_id].task)
+
+    def _conversation(self, id: str, labeler: str, key: str, created_at: datetime) -> None:
+        self.conversations[id] = Conversation(id, labeler, key, (), None, False, created_at)
+        self.begun[labeler, key] = id
+
+    def _turn(self, conversation_id: str, key: str, prompt_id: str, task_id: str) -> None:
+        conversation = self.conversations[conversation_id]
+        turns = (*conversation.turns, Turn(key, prompt_id, task_id))
+        self.conversations[conversation_id] = replace(conversation, turns=turns)
+
+    def _continuation(self, conversation_id: str, task_id: str, response_id: str) -> None:
+        conversation = self.conversations[conversation_id]
+        turns = (replace(turn, chosen=response_id) if turn.task_id == task_id else turn for turn in conversation.turns)
+        self.conversations[conversation_id] = replace(conversation, turns=tuple(turns))
+
+    def _attack(self, conversation_id: str, success: int | None) -> None:
+        self.conversations[conversation_id] = replace(self.conversations[conversation_id], attack=success)
+
+    def _ended(self, id: str) -> None:
+        self.conversations[id] = replace(self.conversations[id], ended=True)
 
 
 def _taker(columns: str, handler: Callable[..., None]) -> Callable[[Row], None]:

@@ -257,6 +257,29 @@ class Checkpoint:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation: the labeler's message ends its prompt, the replies are its task's responses."""
+
+    key: str  # the labeler's page made it: the same one again is the same turn
+    prompt_id: str
+    task_id: str
+    chosen: str | None = None  # id of the response that continues the conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What one labeler and the model said to each other."""
+
+    id: str
+    labeler: str  # pseudonym
+    key: str  # the labeler's page made it: the same one again is the same conversation
+    turns: tuple[Turn, ...]
+    attack: int | None  # an attempt to make the model misbehave, and how far it did, 1 to 5; None: no such attempt
+    ended: bool
+    created_at: datetime
+
+
 PRESETS = ("tiny", "small")  # sizes that a cycle can be asked for
 STAGES = ("pretrain", "sft", "reward", "ppo")  # what a cycle can be asked to train, in the order they run
 CHECKPOINT_STATES = ("candidate", "promoted", "rejected", "retired")

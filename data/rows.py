@@ -293,6 +293,45 @@ class AuditRow(NamedTuple):
     created_at: datetime
 
 
+class ConversationRow(NamedTuple):
+    id: str
+    labeler: str
+    key: str
+    created_at: datetime
+
+
+class TurnRow(NamedTuple):
+    """A turn of a conversation. Its task has these rows before it, which keep it from everyone else."""
+
+    conversation_id: str
+    key: str
+    prompt_id: str
+    task_id: str
+    created_at: datetime
+
+
+class ContinuationRow(NamedTuple):
+    """The response that continues a conversation after its turn of this task; the latest counts."""
+
+    conversation_id: str
+    task_id: str
+    response_id: str
+    created_at: datetime
+
+
+class AttackRow(NamedTuple):
+    """A conversation marked as an attack, or no longer; the latest counts."""
+
+    conversation_id: str
+    success: int | None  # 1 to 5; NULL: no attack
+    created_at: datetime
+
+
+class EndedConversationRow(NamedTuple):
+    id: str
+    created_at: datetime
+
+
 Row = (
     UserRow
     | DisabledUserRow
@@ -324,6 +363,11 @@ Row = (
     | CheckpointStateRow
     | RunRow
     | AuditRow
+    | ConversationRow
+    | TurnRow
+    | ContinuationRow
+    | AttackRow
+    | EndedConversationRow
 )
 
 TABLES: dict[type[Row], str] = {
@@ -357,4 +401,9 @@ TABLES: dict[type[Row], str] = {
     CheckpointStateRow: "checkpoint_states",
     RunRow: "runs",
     AuditRow: "audit",
+    ConversationRow: "conversations",
+    TurnRow: "turns",
+    ContinuationRow: "continuations",
+    AttackRow: "attacks",
+    EndedConversationRow: "ended_conversations",
 }

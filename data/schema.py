@@ -97,7 +97,19 @@ CREATE OR REPLACE VIEW standing_demonstrations AS
     ANTI JOIN withdrawals USING (label_id);
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _WORKBENCH)
+_CONVERSATIONS = """
+CREATE TABLE conversations (id VARCHAR, labeler VARCHAR, key VARCHAR, created_at TIMESTAMPTZ);
+CREATE TABLE turns (
+    conversation_id VARCHAR, key VARCHAR, prompt_id VARCHAR, task_id VARCHAR, created_at TIMESTAMPTZ
+);
+CREATE TABLE continuations (
+    conversation_id VARCHAR, task_id VARCHAR, response_id VARCHAR, created_at TIMESTAMPTZ
+);
+CREATE TABLE attacks (conversation_id VARCHAR, success INTEGER, created_at TIMESTAMPTZ);
+CREATE TABLE ended_conversations (id VARCHAR, created_at TIMESTAMPTZ);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _WORKBENCH, _CONVERSATIONS)
 
 
 def migrate(connection: duckdb.DuckDBPyConnection) -> None:

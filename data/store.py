@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import duckdb
 
 from data import catalog, exports, history, intake, labeling, lineage, people
+from data.conversations import Conversations
 from data.counts import Counts
 from data.database import cursor_of, open_database
 from data.errors import NotFound, StoreFailed
@@ -91,6 +92,7 @@ class Store:
         self.reviews = Reviews(self._write, lambda: self._live, self.moment, self.task_texts)
         self._counts = Counts()
         self._insight = Insight()
+        self.conversations = Conversations(self, self._lease)
         self._shown = lru_cache(SHOWN)(self._read_shown)  # several labelers are shown the same task, in turn
 
     def __enter__(self) -> Store:
@@ -437,6 +439,11 @@ class Store:
         """The checkpoint that is promoted now, if one is."""
         live = self._live
         return live.checkpoints[live.promoted] if live.promoted else None
+
+    def promoted_before(self) -> Checkpoint | None:
+        """The checkpoint that the promoted one took the place of, if there was one."""
+        live = self._live
+        return live.checkpoints[live.promoted_before] if live.promoted_before else None
 
     def put_run(self, run_id: str, state: dict[str, Any]) -> None:
         """Keep how a run stands; the same state again adds nothing."""

@@ -11,8 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -77,6 +79,65 @@ def _when_ready(workspace: Path, process: subprocess.Popen[bytes], log: Path, pa
                 return server
         time.sleep(0.1)
     raise AssertionError(f"The app was not there after {START_SECONDS} s:\n{log.read_text()}")
+
+
+@dataclass
+class OpenAIServer:
+    """A server that speaks OpenAI's protocol and repeats what it is told: `MODEL at TEMPERATURE: MESSAGE`."""
+
+    url: str = ""
+    models: list[str] = field(default_factory=lambda: ["parrot"])
+    asked: list[dict[str, Any]] = field(default_factory=list)  # the bodies of requests
+    may_answer: threading.Event = field(default_factory=threading.Event)  # held back while it is cleared
+    breaks: bool = False  # after the first word
+
+
+@pytest.fixture(scope="session")
+def openai_servers():
+    """Starts such a server: `with openai_servers() as server`."""
+    return _openai_server
+
+
+@contextmanager
+def _openai_server() -> Iterator[OpenAIServer]:
+    state = OpenAIServer()
+    state.may_answer.set()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._head("application/json")
+            self.wfile.write(json.dumps({"data": [{"id": name} for name in state.models]}).encode())
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            state.asked.append(body)
+            self._head("text/event-stream")
+            state.may_answer.wait(30)
+            words = f"{body['model']} at {body['temperature']}: {body['messages'][-1]['content']}".split(" ")
+            for place, word in enumerate(words):
+                self._tell({"delta": {"content": word if place == 0 else f" {word}"}, "finish_reason": None})
+                if state.breaks:
+                    return
+            self._tell({"delta": {}, "finish_reason": "stop"})
+            self.wfile.write(b"data: [DONE]\n\n")
+
+        def _head(self, kind: str) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+
+        def _tell(self, choice: dict[str, Any]) -> None:
+            self.wfile.write(f"data: {json.dumps({'choices': [{'index': 0, **choice}]})}\n\n".encode())
+            self.wfile.flush()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        state.url = f"http://127.0.0.1:{server.server_address[1]}"
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield state
+        server.shutdown()
 
 
 @pytest.fixture(scope="session")

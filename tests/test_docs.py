@@ -14,7 +14,7 @@ MODULES = re.compile(r"python -m ((?:annotate|data|training)(?: [a-z]+)?)")
 COMMANDS = {
     "annotate": {"users", "simulate"},
     "data": {"import", "export", "freeze", "snapshots", "verify", "stats", "withdraw", "seed", "add"},
-    "training": {"pretrain", "sft", "reward", "ppo", "evaluate", "sample", "cycle"},
+    "training": {"pretrain", "sft", "reward", "ppo", "evaluate", "sample", "cycle", "serve"},
 }
 
 

@@ -10,6 +10,8 @@ can be resumed. `cycle` has more (cycle.py). torchrun has exit codes of its own:
     python -m training sft --preset tiny --snapshot var/snapshots/3f9a12c0be77 --init pretrain-0001
     python -m training sft --resume sft-0003
     torchrun --standalone --nproc-per-node 8 -m training sft --resume sft-0003
+
+`serve` is no stage: it lets policies be talked to (serve.py).
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from data.errors import FeedbackError, InvalidInput, NotFound
 from data.runs import RunFolder
 from data.workspace import Workspace
 
+SERVE = "serve"  # no stage: it has no run, and lasts until it is stopped
 STAGES = ("pretrain", "sft", "reward", "ppo", "evaluate", "sample", "cycle")
 
 
@@ -49,9 +52,11 @@ class Common:
 
 def main(arguments: list[str]) -> int:
     """Run the stage named by the first argument; returns the exit code."""
+    if arguments[:1] == [SERVE]:
+        return serve(arguments[1:])
     if not arguments or arguments[0] not in STAGES:
         asked_for_help = bool(arguments) and arguments[0] in ("-h", "--help")
-        print(f"{__doc__}\nStages: {', '.join(STAGES)}", file=sys.stdout if asked_for_help else sys.stderr)
+        print(f"{__doc__}\nStages: {', '.join(STAGES)}; and {SERVE}", file=sys.stdout if asked_for_help else sys.stderr)
         return 0 if asked_for_help else 2
     name, rest = arguments[0], arguments[1:]
     if name != "cycle":  # its stages choose for themselves
@@ -73,6 +78,19 @@ def main(arguments: list[str]) -> int:
     if code != 1:
         parallel.leave()
     return code
+
+
+def serve(arguments: list[str]) -> int:
+    """Let one or several policies be talked to until it is stopped; returns the exit code."""
+    take_one_gpu()
+    prepare_process()
+    from training import serve as server
+
+    try:
+        return server.main(arguments)
+    except FeedbackError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 def begin(name: str, kind: type, arguments: list[str]) -> tuple[Common, Any, RunFolder]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,12 +60,15 @@ def sample(
     generator: torch.Generator,
     batch_size: int,
     plan: Plan | None = None,
+    watch: Callable[[list[tuple[int, list[int]]]], None] | None = None,
 ) -> Samples:
     """`samples` responses to each prompt (token ids, none empty), at most `batch_size` of them in the making at once.
 
     `generator` lives on the CPU. A temperature of 0 takes the likeliest token each time; its log-prob is then that at
     temperature 1. The model computes in its own dtype, or that of an autocast around the call; log-probs are fp32.
     `plan` is the device's own unless given. Each of several processes decodes a part of the prompts; all get the whole.
+    `watch` is called while they grow, with the number of each response in the making and its tokens so far (of one
+    process: its part); what it raises ends the sampling.
 
     Raises:
         ValueError: the model is in training mode (dropout would make the log-probs wrong), pad is eos (a response
@@ -90,7 +93,7 @@ def sample(
         eos_id=eos_id,
         pad_id=pad_id,
     )
-    _decode(slots, own)
+    _decode(slots, own, watch)
     tokens, logprobs = slots.results()
     decoded = parallel.together([[(i, tokens[i], logprobs[i]) for i in responses] for _, responses in own])
     rows = sorted(row for responses in decoded for row in responses)
@@ -161,7 +164,11 @@ def _refuse(model, prompts, max_new_tokens: int, temperature: float, eos_id: int
             )
 
 
-def _decode(slots: Slots, wanted: Sequence[tuple[tuple[int, ...], list[int]]]) -> None:
+def _decode(
+    slots: Slots,
+    wanted: Sequence[tuple[tuple[int, ...], list[int]]],
+    watch: Callable[[list[tuple[int, list[int]]]], None] | None,
+) -> None:
     """Make the responses to these prompts: fill the free slots, step, until none waits and none is in the making."""
     waiting = deque(sorted(wanted, key=lambda item: len(item[0])))  # little padding in a prefill
     ready: deque[Start] = deque()  # their prompts are in `prefilled`
@@ -179,6 +186,8 @@ def _decode(slots: Slots, wanted: Sequence[tuple[tuple[int, ...], list[int]]]) -
         if len(free) == slots.size:
             return
         slots.advance(shrink=not ready and not waiting)
+        if watch is not None:
+            watch(slots.so_far())
 
 
 def _prefill(

@@ -100,6 +100,16 @@ class Slots:
         """Tokens and log-probs of every response; what stands behind an end-of-sequence token means nothing."""
         return self.tokens[:-1, :-1].tolist(), self.logprobs[:-1, :-1].tolist()
 
+    def so_far(self) -> list[tuple[int, list[int]]]:
+        """The number and the tokens so far of each response in the running batch, those that just ended included."""
+        drawn, response = self.state[2:4, : self.rows].tolist()
+        nobody = len(self.tokens) - 1
+        return [
+            (number, self.tokens[number, :count].tolist())
+            for number, count in zip(response, drawn, strict=True)
+            if number != nobody
+        ]
+
     def place(self, starts: Sequence[Start], slots: Sequence[int], prefilled: Cache | None) -> None:
         """Start responses in these free slots; `prefilled` has their prompts' keys and values, without the last token.
 

@@ -11,10 +11,22 @@ import warnings
 import gradio as gr
 
 from annotate.context import Context
-from annotate.pages import checkpoints, datasets, demonstrate, history, people, project, rank, review, training
+from annotate.pages import (
+    checkpoints,
+    converse,
+    datasets,
+    demonstrate,
+    history,
+    people,
+    project,
+    rank,
+    review,
+    training,
+)
 
 PAGES = (
     ("Demonstrate", demonstrate),
+    ("Converse", converse),
     ("History", history),
     ("Review", review),
     ("People", people),

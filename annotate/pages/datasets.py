@@ -24,6 +24,7 @@ EXPORTS = (
     ("Demonstrations", "demonstrations", "prompt and ideal response", ("trl", "jsonl", "parquet", "csv")),
     ("Rankings", "rankings", "everything a labeler said of one task, ties included", ("jsonl", "parquet", "csv")),
     ("Prompts", "prompts", "what the model is asked", ("jsonl", "parquet", "csv")),
+    ("Conversations", "conversations", "what labelers and a model said, and which were attacks", ("jsonl",)),
 )
 WIDE = ["Labelers", "Agreement", "Model then"]  # columns that a phone has no room for
 FORMATS = {"trl": "TRL", "jsonl": "JSONL", "parquet": "Parquet", "csv": "CSV"}

@@ -15,7 +15,7 @@ const get = (path) => fetch(path, { credentials: "same-origin", cache: "no-store
   return answer.ok ? answer.json() : null;
 }).catch(() => null);  // the head of the page can wait; the desk below speaks of a lost connection
 
-const LABELING = [["Rank", "/"], ["Demonstrate", "/demonstrate"], ["History", "/history"]];
+const LABELING = [["Rank", "/"], ["Demonstrate", "/demonstrate"], ["Converse", "/converse"], ["History", "/history"]];
 const REVIEW = [["Review", "/review"]];
 const RESEARCH = [["People", "/people"], ["Datasets", "/datasets"], ["Training", "/training"], ["Checkpoints", "/checkpoints"], ["Project", "/project"]];
 const here = location.pathname.replace(/\/+$/, "") || "/";

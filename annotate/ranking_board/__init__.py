@@ -1,17 +1,17 @@
-"""What labelers work at all day: the ranking board and the demonstration desk.
+"""What labelers work at all day: the ranking board, the demonstration desk, and talking to the model.
 
-Two Gradio components without a build step: each is a gr.HTML with a constant template, whose script builds the page
+Gradio components without a build step: each is a gr.HTML with a constant template, whose script builds the page
 with textContent and speaks to /api/v1 itself. A label travels by fetch with retries, not by a Gradio event: it is
 several times faster, and it survives a lost connection.
 
-desk.js       hand-out, drafts, lease, retry, submit, undo, skip: the same for both
+desk.js       hand-out, drafts, lease, retry, submit, undo, skip: the same for the first two
 reading.js    texts formatted, from the trees of /api/v1/render
 words.js      counting and comparing words
 board.js      ranking K responses by keys, clicks or dragging, side by side or below each other
 details.js    ratings, flags and a rewrite of one response
 dragging.js   letters dragged to places
-rank.js       one ranking task after the other
 writer.js     writing the ideal response
+converse.js   talking, replies that stream, and the board for each turn
 history.js    what one said before, each with a way to change it
 review.js     tasks on which labelers disagree, and the reviewer's own answer
 board.css     how the board looks; reading.css, formatted texts; desk.css, the rest
@@ -31,12 +31,17 @@ BOARD = ("details.js", "dragging.js", "board.js")
 
 def ranking_board() -> gr.HTML:
     """One ranking task after the other, for whoever is signed in."""
-    return _desk(*BOARD, "rank.js")
+    return _desk(*BOARD, start='runDesk(element, "ranking", rankingView());')
 
 
 def demonstration_desk() -> gr.HTML:
     """One demonstration task after the other, for whoever is signed in."""
-    return _desk("writer.js")
+    return _desk("writer.js", start='runDesk(element, "demonstration", demonstrationView());')
+
+
+def conversation_desk() -> gr.HTML:
+    """Conversations with the model, for whoever is signed in."""
+    return _desk(*BOARD, "converse.js", start="runConversation(element);")
 
 
 def own_history() -> gr.HTML:
@@ -49,7 +54,7 @@ def review_desk() -> gr.HTML:
     return _desk(*BOARD, "review.js")
 
 
-def _desk(*scripts: str) -> gr.HTML:
+def _desk(*files: str, start: str = "") -> gr.HTML:
     # not a subclass: Gradio would write a stub file beside the source of each
-    script = "".join((FOLDER / name).read_text() for name in (*SHARED, *scripts))
+    script = "".join((FOLDER / name).read_text() for name in (*SHARED, *files)) + start
     return gr.HTML(html_template="<div></div>", js_on_load=script, apply_default_css=False)

@@ -238,7 +238,7 @@ function rankingView() {
       return { problem: `${name(missing)} has no rank yet: press 1 to ${task.responses.length}, or u if it cannot be ranked.`, mend: () => focus(missing) };
     }
     const given = task.responses.map((response) => ranks[response.id]);
-    if (!confirmed && given.every((rank, i) => rank !== undefined && (i === 0 || rank > given[i - 1]))) {
+    if (!confirmed && given.length > 2 && given.every((rank, i) => rank !== undefined && (i === 0 || rank > given[i - 1]))) {
       confirmed = true;
       return { problem: "This is the order in which they were shown. If you mean it, submit once more." };
     }

@@ -182,5 +182,3 @@ function scriptOf(text) {
   const all = counts.reduce((sum, [, found]) => sum + found, 0), [name, most] = counts[0];
   return most >= (name === "Chinese or Japanese" || name === "Korean" ? 4 : 12) && most > 0.7 * all ? name : null;
 }
-
-runDesk(element, "demonstration", demonstrationView());

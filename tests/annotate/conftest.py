@@ -17,6 +17,8 @@ from annotate.app import create_app
 from annotate.auth import Auth
 from annotate.context import Context
 from annotate.cycles import Cycles
+from annotate.sampler import Sampler
+from annotate.talks import Talks
 from data.batches import Batch, BatchRow
 from data.records import ROLES, Message, NewPrompt, NewResponse
 from data.store import Store
@@ -67,14 +69,15 @@ class World:
 
 
 @contextmanager
-def _world(folder: Path) -> Iterator[World]:
+def _world(folder: Path, **sampler: object) -> Iterator[World]:
     workspace = Workspace.at(folder)
     with Store(None) as store:
         auth = Auth(store, OWNER_TOKEN)
         tokens = {role: auth.add_user(role, role)[1] for role in ROLES} | {"owner": OWNER_TOKEN}
         cycles = Cycles(workspace, store, command=[sys.executable, "-c", SLEEPS])
         store.project.set_guideline("Rank them.", "researcher")
-        context = Context(store, workspace, cycles, auth)
+        talks = Talks(store, Sampler(workspace, store, **sampler))
+        context = Context(store, workspace, cycles, auth, talks)
         with TestClient(create_app(context, pages=False), raise_server_exceptions=False) as client:
             yield World(store, workspace, context, client, tokens)
         cycles.stop()
@@ -84,6 +87,12 @@ def _world(folder: Path) -> Iterator[World]:
 def world(tmp_path) -> Iterator[World]:
     with _world(tmp_path) as world:
         yield world
+
+
+@pytest.fixture
+def world_where(tmp_path):
+    """A world whose sampler has these options: `with world_where(url=...) as world`."""
+    return lambda **sampler: _world(tmp_path, **sampler)
 
 
 @pytest.fixture(scope="module")

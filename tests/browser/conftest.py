@@ -38,6 +38,7 @@ class AppServer:
     url: str
     token: str
     workspace: Path
+    sampler: Any  # the server that answers who converses (tests/conftest.py)
 
     def call(self, method: str, path: str, body: Any = None, token: str | None = None) -> Any:
         """One request to /api/v1, as the owner unless another token is given; the decoded answer, None for 204."""
@@ -75,10 +76,11 @@ class AppServer:
 
 
 @pytest.fixture(scope="session")
-def app_server(tmp_path_factory: pytest.TempPathFactory, running_app: Any) -> Iterator[AppServer]:
+def app_server(tmp_path_factory: pytest.TempPathFactory, running_app: Any, openai_servers: Any) -> Iterator[AppServer]:
     """The app on a workspace of its own, without a model in the making."""
-    with running_app(tmp_path_factory.mktemp("workspace"), pages=True) as app:
-        yield AppServer(app.url, app.token, app.workspace)
+    workspace = tmp_path_factory.mktemp("workspace")
+    with openai_servers() as sampler, running_app(workspace, "--sampler", sampler.url, pages=True) as app:
+        yield AppServer(app.url, app.token, app.workspace, sampler)
 
 
 @pytest.fixture(scope="session")

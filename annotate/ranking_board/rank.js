@@ -1,3 +1,0 @@
-// The Rank page: one ranking task after the other.
-
-runDesk(element, "ranking", rankingView());
