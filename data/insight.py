@@ -29,7 +29,7 @@ from data.records import CHECKS
 Json = dict[str, Any]
 Opened = Callable[[], AbstractContextManager[Moment]]
 
-COSTLY, PATIENCE = 2.0, 20
+COSTLY, PATIENCE = 1.0, 20
 KINDS = ("rankings", "demonstrations", "rewrites", "reviews")
 BINS = (5, 10, 20, 40, 80, 160, 320, 640, 1280)  # seconds between the bars of a distribution
 
@@ -118,9 +118,9 @@ _OWN = """
 class Insight:
     """Computes the numbers, for one caller at a time, and anew only when something was labeled or skipped since.
 
-    What took more than `COSTLY` seconds is kept `PATIENCE` times as long all the same, and who asks while they are
-    computed gets the ones before, so that researchers who look often do not slow labelers down; `at` says of when
-    they are.
+    Numbers that cost more than `COSTLY` seconds of a processor are kept `PATIENCE` times as long as they took, and who
+    asks while they are computed gets the ones before, so that researchers who look often do not slow labelers down;
+    `at` says of when they are.
     """
 
     def __init__(self) -> None:
@@ -137,11 +137,11 @@ class Insight:
             # read before the moment begins: what comes meanwhile makes this stale again
             mark = (live, live.changes, len(live.labels), len(live.skips), len(live.tasks))
             if mark != self._mark and time.monotonic() >= self._until:
-                began = time.monotonic()
+                began, before = time.monotonic(), time.thread_time()
                 with opened() as moment:
                     self._kept = {"at": iso(now), **_computed(moment, live)}
-                took = time.monotonic() - began
-                self._mark, self._until = mark, began + took * (PATIENCE if took > COSTLY else 0)
+                costly = time.thread_time() - before > COSTLY
+                self._mark, self._until = mark, began + (time.monotonic() - began) * (PATIENCE if costly else 0)
             return self._kept
         finally:
             self._one_at_a_time.release()
