@@ -13,7 +13,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
-from annotate import PREFIX, VERSION, exports, insight, rendering, roles, workbench
+from annotate import PREFIX, VERSION, conversations, exports, insight, rendering, roles, workbench
 from annotate.bodies import (
     BatchBody,
     CheckpointBody,
@@ -284,6 +284,7 @@ def disable_user(name: str, user: Admin, context: Here) -> Json:
 router.include_router(to_all)
 router.include_router(workbench.router)
 router.include_router(insight.router)
+router.include_router(conversations.router)
 router.include_router(signed_in)
 
 

@@ -24,7 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
-from annotate import PREFIX, VERSION, api, conversations, problems, sign_in
+from annotate import PREFIX, VERSION, api, problems, sign_in
 from annotate.context import Context
 from annotate.guards import Guards
 
@@ -87,8 +87,7 @@ def create_app(context: Context, *, pages: bool = True, on_pages_failed: Callabl
     app.add_middleware(CORSMiddleware, allow_origins=[])
     app.add_middleware(Guards, auth=context.auth, pages_ready=lambda: state.ready, stopping=app.state.stopping)
     problems.install(app)
-    app.include_router(conversations.router)
-    app.include_router(api.router)  # after all others: its last route answers for those that are not there
+    app.include_router(api.router)
     app.include_router(sign_in.router)
     app.add_api_route("/favicon.ico", _favicon, include_in_schema=False)
     app.add_api_route("/manifest.json", _manifest, include_in_schema=False)

@@ -13,12 +13,12 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 
 from data.errors import Conflict, FeedbackError, SamplerFailed
+from data.exports import iso
 
 if TYPE_CHECKING:
     from annotate.sampler import Sampler
@@ -169,11 +169,6 @@ class Talks:
             talk.tell("problem", _problem(failed), last=True)
         finally:
             self._under_way.pop(planned.conversation_id, None)
-
-
-def iso(moment: datetime) -> str:
-    """ISO 8601, in UTC."""
-    return moment.astimezone(UTC).isoformat()
 
 
 def _problem(error: FeedbackError) -> Json:
