@@ -114,9 +114,9 @@ class Store:
         """Shut a person out: every token of theirs stops working at once. Their labels stay."""
         self._write(partial(people.disable_user, name=name))
 
-    def set_password(self, name: str, password_hash: str) -> None:
-        """Keep the hash of a person's new password."""
-        self._write(partial(people.set_password, name=name, password_hash=password_hash))
+    def set_password(self, name: str, password_hash: str, keep_session: str | None = None) -> None:
+        """Keep the hash of a person's new password. Their sessions end, but for the one with this token hash."""
+        self._write(partial(people.set_password, name=name, password_hash=password_hash, keep=keep_session))
 
     def password_hash(self, name: str) -> str | None:
         """The hash of a person's password; None when they have none. Raises NotFound for an unknown name."""
