@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from annotate.context import Context
-from annotate.panels import header
+from annotate.panels import header, panel
 from annotate.ranking_board import demonstration_desk
 
 
@@ -13,5 +13,5 @@ def layout(context: Context) -> None:
     """Draw the page into the Blocks that is open."""
     header(context)
     with gr.Accordion("Guidelines", open=False, elem_classes="pawl-fold"):
-        gr.Markdown(context.guideline.text)
+        panel([{"kind": "prose", "text": context.guideline.text}])
     demonstration_desk()
