@@ -149,6 +149,10 @@ class Store:
         slices = (checked[start : start + SLICE] for start in range(0, len(checked), SLICE))
         return [id for part in slices for id in self._write(partial(catalog.add_prompts, prompts=part))]
 
+    def has_prompts(self) -> bool:
+        """Whether there is any prompt; answers from memory."""
+        return bool(self._live.prompts)
+
     def prompts(self) -> list[Prompt]:
         """Every prompt, oldest first."""
         return [exports.prompt_of(row) for row in self._read(f"SELECT {exports.PROMPT} FROM prompts ORDER BY number")]

@@ -66,7 +66,9 @@ class AppServer:
     def rankings(self) -> dict[str, dict[str, Any]]:
         """The exported ranking rows, by task."""
         headers = {"Authorization": f"Bearer {self.token}"}
-        lines = httpx.get(f"{self.url}/api/v1/export/rankings", headers=headers, timeout=60).text.split("\n")  # not by splitlines: it parts at U+2028 too
+        lines = httpx.get(f"{self.url}/api/v1/export/rankings", headers=headers, timeout=60).text.split(
+            "\n"
+        )  # not by splitlines: it parts at U+2028 too
         rows = [json.loads(line) for line in lines if line]
         return {row["task_id"]: row for row in rows}
 
