@@ -100,6 +100,7 @@ def of_pawl(tasks: int, labels: int, plan: dict[str, Any], people: int, folder: 
 def of_label_studio(plan: dict[str, Any], people: int, folder: Path) -> Measured:
     """The nearest that Label Studio does, with a thousand tasks."""
     python = python_of("label-studio")
+    label_studio.prepared(python, people)
     began = time.perf_counter()
     with label_studio.running(python, folder, _free_port(), SMALL, full_store.OVERLAP, people) as running:
         started = time.perf_counter() - began

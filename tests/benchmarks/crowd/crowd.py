@@ -126,13 +126,17 @@ async def work(labeler: Pawl | LabelStudio, number: int, record: Record, plan: J
         await asyncio.sleep(draw.uniform(0.5, 1.5) * plan["think"])
         began = time.perf_counter()
         record.first = record.first or began
-        await insist(record, plan["until"], labeler.submit, task)
-        record.submitted.append((labeler.id_of(task), number))
-        record.last = time.perf_counter()
-        if record.left <= 0 or began > plan["until"]:
-            return
-        record.left -= 1
-        task = await insist(record, plan["until"], labeler.next)
+        try:
+            await insist(record, plan["until"], labeler.submit, task)
+            record.submitted.append((labeler.id_of(task), number))
+            record.last = time.perf_counter()
+            if record.left <= 0 or began > plan["until"]:
+                return
+            record.left -= 1
+            task = await insist(record, plan["until"], labeler.next)
+        except asyncio.CancelledError:  # the time is over: who still waits has waited so long at least
+            record.milliseconds.append(1_000 * (time.perf_counter() - began))
+            raise
         record.milliseconds.append(1_000 * (time.perf_counter() - began))
 
 
@@ -161,7 +165,13 @@ async def crowd(plan: Json) -> Json:
     plan["until"] = time.perf_counter() + plan["seconds"]
     async with httpx.AsyncClient(base_url=plan["url"], limits=limits, timeout=PATIENCE) as client:
         labelers = [KINDS[plan["kind"]](client, token, plan) for token in plan["tokens"]]
-        await asyncio.gather(*(work_until_refused(each, number, record, plan) for number, each in enumerate(labelers)))
+        works = [asyncio.create_task(work_until_refused(each, n, record, plan)) for n, each in enumerate(labelers)]
+        done, waiting = await asyncio.wait(works, timeout=plan["seconds"] + GRACE)
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for each in done:
+            each.result()  # raises what a labeler of ours did wrong
         if plan["finish"]:
             await finish(labelers, record, plan["overlap"])
     return {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import time
@@ -71,20 +72,12 @@ class Running:
 @contextmanager
 def running(python: Path, folder: Path, port: int, tasks: int, overlap: int, people: int) -> Iterator[Running]:
     """Label Studio with these many tasks and annotators, on a port that is free."""
-    folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | OFFLINE | {"LABEL_STUDIO_BASE_DATA_DIR": str(folder)}
-    environment.pop("PYTHONPATH", None)
-    prepared = subprocess.run(
-        [python, "-c", PREPARE, str(people)], env=environment, capture_output=True, text=True, cwd=folder
-    )
-    if prepared.returncode != 0:
-        raise RuntimeError(f"Label Studio could not be prepared:\n{prepared.stderr[-3000:]}")
-    [line] = [line for line in prepared.stdout.splitlines() if line.startswith("TOKENS ")]
-    tokens = json.loads(line.removeprefix("TOKENS "))
+    shutil.copytree(prepared(python, people), folder)
+    tokens = json.loads((folder / "tokens.json").read_text())
     start = "import sys; from label_studio.server import main; sys.argv[0] = 'label-studio'; main()"
     command = [python, "-c", start, "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)]
     with (folder / "log.txt").open("ab") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
+        process = subprocess.Popen(command, env=_environment(folder), stdout=log, stderr=log, cwd=folder)
     try:
         url = f"http://127.0.0.1:{port}"
         _when_ready(url, process, folder / "log.txt")
@@ -93,6 +86,28 @@ def running(python: Path, folder: Path, port: int, tasks: int, overlap: int, peo
     finally:
         process.terminate()
         process.wait(30)
+
+
+def prepared(python: Path, people: int) -> Path:
+    """A database with the annotators and nothing else. Migrating one takes minutes: it is kept beside the rival."""
+    kept = python.parents[1] / f"prepared-{people}"
+    if (kept / "tokens.json").exists():
+        return kept
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir()
+    ran = subprocess.run(
+        [python, "-c", PREPARE, str(people)], env=_environment(kept), capture_output=True, text=True, cwd=kept
+    )
+    if ran.returncode != 0:
+        raise RuntimeError(f"Label Studio could not be prepared:\n{ran.stderr[-3000:]}")
+    [line] = [line for line in ran.stdout.splitlines() if line.startswith("TOKENS ")]
+    (kept / "tokens.json").write_text(line.removeprefix("TOKENS "))
+    return kept
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    environment = os.environ | OFFLINE | {"LABEL_STUDIO_BASE_DATA_DIR": str(folder)}
+    return {name: value for name, value in environment.items() if name != "PYTHONPATH"}
 
 
 def _when_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
