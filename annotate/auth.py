@@ -198,8 +198,11 @@ class Auth:
         """The path and query of a new one-time link, to be put after the app's address. Raises NotFound."""
         return f"/sign-in?link={self.new_link(name)}"
 
-    def set_password(self, user: User, password: str) -> None:
-        """Give the user a password, or another one. Raises InvalidInput for one too short or too long."""
+    def set_password(self, user: User, password: str, session: str | None = None) -> None:
+        """Give the user a password, or another one; of their sessions only `session`, a cookie's value, goes on.
+
+        Raises InvalidInput for one too short or too long.
+        """
         if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
             raise InvalidInput(
                 f"A password has {MIN_PASSWORD} to {MAX_PASSWORD} characters; this one has {len(password)}. "
@@ -207,7 +210,7 @@ class Auth:
             )
         with _hashing:
             hashed = _hasher().hash(password)
-        self._store.set_password(user.name, hashed)
+        self._store.set_password(user.name, hashed, token_hash(session) if session else None)
 
     # signing in and out
 

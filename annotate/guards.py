@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from annotate import PREFIX, sign_in
 from annotate.auth import is_forged
-from annotate.problems import of_error, problem
+from annotate.problems import of_error, problem, unexpected
 from data.errors import Forbidden, NotSignedIn
 
 if TYPE_CHECKING:
@@ -28,7 +28,19 @@ if TYPE_CHECKING:
 MAX_BODY = 1024 * 1024  # bytes
 MAX_HANDED_IN = 256 * 1024 * 1024  # bytes; the owner's processes hand in whole batches and imports at once
 OPEN = ("/sign-in", "/sign-in/link", "/sign-in/account", "/sign-out", "/manifest.json", "/favicon.ico")
-NOT_SERVED = ("/gradio_api/upload", "/monitoring", "/login", "/openapi.json")  # Gradio's, of no use here
+GRADIO = "/gradio_api/"
+GRADIO_SERVED = (  # what Gradio's pages ask for; uploads, files, proxies, recordings and direct calls are not served
+    "app_id",
+    "cancel",
+    "component_server",
+    "heartbeat/",
+    "info",
+    "queue/",
+    "reset",
+    "startup-events",
+    "theme.css",
+)
+NOT_SERVED = ("/monitoring", "/login", "/logout", "/openapi.json", "/custom_component")  # Gradio's, of no use here
 # Gradio's gr.HTML compiles its template and script in the page, hence unsafe-eval; nothing is fetched from elsewhere
 PAGES_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -65,10 +77,9 @@ class Guards:
         if (refusal := self._refusal(scope, connection, limit)) is not None:
             await refusal(scope, receive, secured)
             return
-        if scope["method"] == "GET" and scope["path"].startswith("/gradio_api/"):
-            await self._app(scope, _until(self._stopping, receive), secured)
-        else:
-            await self._app(scope, _counted(receive, limit), secured)
+        streams = scope["method"] == "GET" and scope["path"].startswith(GRADIO)
+        receive = _until(self._stopping, receive) if streams else _counted(receive, limit)
+        await _answered(self._app, scope, receive, secured)
 
     def _refusal(self, scope: Scope, connection: HTTPConnection, limit: int) -> Response | None:
         """The answer that ends this request here, or None."""
@@ -83,7 +94,7 @@ class Guards:
             )
         if not _small_enough(connection, limit):
             return problem(413, "Content Too Large", _too_large(limit))
-        if path.startswith(NOT_SERVED):
+        if not _is_served(path):
             return problem(404, "Not found", f"{path[:200]} is not served here.")
         if path in OPEN or path.startswith(f"{PREFIX}/"):
             return None
@@ -92,6 +103,29 @@ class Guards:
         if not self._pages_ready():
             return HTMLResponse(sign_in.starting(), status_code=503, headers={"Retry-After": "1"})
         return None
+
+
+async def _answered(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Have `app` answer. What it did not foresee is answered here: Starlette's own answer would pass by our headers."""
+    begun = False
+
+    async def noted(message: Message) -> None:
+        nonlocal begun
+        begun = True
+        await send(message)
+
+    try:
+        await app(scope, receive, noted)
+    except Exception:
+        if not begun:
+            await unexpected()(scope, receive, send)
+        raise  # the server writes it to the log
+
+
+def _is_served(path: str) -> bool:
+    if path.startswith(GRADIO):
+        return path.removeprefix(GRADIO).startswith(GRADIO_SERVED)
+    return not path.startswith(NOT_SERVED)
 
 
 def _small_enough(connection: HTTPConnection, limit: int) -> bool:

@@ -48,6 +48,9 @@ summary { cursor: pointer; color: var(--muted); }
 """
 
 
+PASSWORD_SET = "The password is set. Sign in with your name and this password. You are signed out everywhere else."
+
+
 def _page(title: str, body: str, *, problem: str = "", refresh: str = "") -> str:
     """A whole HTML page. `body` is markup; `title` and `problem` are text."""
     again = f'<meta http-equiv="refresh" content="{escape(refresh)}">' if refresh else ""
@@ -191,10 +194,10 @@ def change_password(request: Request, form: Form) -> Response:
     auth = _auth(request)
     user = auth.require_person(request)
     try:
-        auth.set_password(user, form.get("password", ""))
+        auth.set_password(user, form.get("password", ""), request.cookies.get(COOKIE))
     except InvalidInput as error:
         return HTMLResponse(_account_page(user, problem=str(error)), status_code=error.status)
-    return HTMLResponse(_account_page(user, done="The password is set. Sign in with your name and this password."))
+    return HTMLResponse(_account_page(user, done=PASSWORD_SET))
 
 
 @router.get("/sign-out")

@@ -207,6 +207,8 @@ class Live:
                 while rows := result.fetchmany(FETCH):
                     for row in rows:
                         handler(*row)
+            for queue in live.queues.values():
+                queue.tidy()
         finally:
             if collecting:
                 gc.enable()

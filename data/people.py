@@ -51,12 +51,21 @@ def disable_user(live: Live, now: datetime, *, name: str) -> tuple[list[Row], No
     return [DisabledUserRow(name, now), AuditRow("user disabled", name, "", now)], None
 
 
-def set_password(live: Live, now: datetime, *, name: str, password_hash: str) -> tuple[list[Row], None]:
-    """The latest hash counts, and one-time links that were not used yet work no more. Raises NotFound."""
+def set_password(
+    live: Live, now: datetime, *, name: str, password_hash: str, keep: str | None
+) -> tuple[list[Row], None]:
+    """The latest hash counts; one-time links that were not used yet work no more, and no session but `keep`, a hash.
+
+    Whoever changes a password may do so because somebody else knew the old one. API tokens stay: programs use them.
+    Raises NotFound.
+    """
     live.user(name)
     check_text(password_hash, "password_hash", required=True, limit=1_000)
-    links = [key for key, token in live.tokens.items() if token.name == name and token.kind == "link"]
-    spent = [SpentTokenRow(key, "password set", now) for key in links if live.user_of_token(key, "link", now)]
+    spent = [
+        SpentTokenRow(key, "password set", now)
+        for key, token in live.tokens.items()
+        if token.name == name and key != keep and token.kind != "api" and live.user_of_token(key, token.kind, now)
+    ]
     return [PasswordRow(name, password_hash, now), *spent, AuditRow("password set", name, "", now)], None
 
 

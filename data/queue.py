@@ -106,6 +106,11 @@ class Queue:
         if overlap and reserved_for is None:
             heapq.heappush(self._fresh, task.place)
 
+    def tidy(self) -> None:
+        """Drop what a rebuild left behind of begun tasks, at once: else the first labeler after a start would wait."""
+        self._fresh = [place for place in self._fresh if self._tasks[place[-1]].untouched]
+        heapq.heapify(self._fresh)
+
     def lease(self, lease: Lease) -> None:
         """Take a slot, or renew the hold on it."""
         task = self._tasks[lease.task_id]

@@ -124,9 +124,9 @@ class Store:
         """Shut a person out: every token of theirs stops working at once. Their labels stay."""
         self._write(partial(people.disable_user, name=name))
 
-    def set_password(self, name: str, password_hash: str) -> None:
-        """Keep the hash of a person's new password."""
-        self._write(partial(people.set_password, name=name, password_hash=password_hash))
+    def set_password(self, name: str, password_hash: str, keep_session: str | None = None) -> None:
+        """Keep the hash of a person's new password. Their sessions end, but for the one with this token hash."""
+        self._write(partial(people.set_password, name=name, password_hash=password_hash, keep=keep_session))
 
     def password_hash(self, name: str) -> str | None:
         """The hash of a person's password; None when they have none. Raises NotFound for an unknown name."""
@@ -158,6 +158,10 @@ class Store:
         checked = catalog.checked_prompts(prompts)
         slices = (checked[start : start + SLICE] for start in range(0, len(checked), SLICE))
         return [id for part in slices for id in self._write(partial(catalog.add_prompts, prompts=part))]
+
+    def has_prompts(self) -> bool:
+        """Whether there is any prompt; answers from memory."""
+        return bool(self._live.prompts)
 
     def prompts(self) -> list[Prompt]:
         """Every prompt, oldest first."""

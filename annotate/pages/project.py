@@ -33,7 +33,7 @@ def layout(context: Context) -> None:
         with gr.Row(elem_classes="pawl-toolbar"):
             publish = gr.Button("Publish this wording", variant="primary", scale=0, min_width=200)
         with gr.Accordion("Preview", open=False, elem_classes="pawl-fold"):
-            preview = gr.Markdown(sanitize_html=True)
+            preview = panel()
         versions = panel()
         panel([{"kind": "heading", "text": "What is asked of labelers"}])
         fields = _fields()
@@ -58,9 +58,9 @@ def layout(context: Context) -> None:
         user = allow(context, request, "researcher")
         return publish_now(context, wording, user.name), versions_of(context)
 
-    def on_preview(wording: str, request: gr.Request) -> str:
+    def on_preview(wording: str, request: gr.Request) -> Blocks:
         allow(context, request, "researcher")
-        return wording
+        return [{"kind": "prose", "text": wording}]
 
     def on_save(given: dict[Any, Any], request: gr.Request) -> Blocks:
         user = allow(context, request, "researcher")

@@ -42,16 +42,16 @@ def header(context: Context) -> gr.HTML:
 def guideline(context: Context, *, open: bool = False) -> None:
     """What labelers are asked to do, to fold away: the present wording whenever the page is opened."""
 
-    def present() -> str:
+    def present() -> list[dict[str, Any]]:
         version = context.store.project.guideline()
-        return version.text if version else "This project has no guidelines yet."
+        return [{"kind": "prose", "text": version.text if version else "This project has no guidelines yet."}]
 
     with gr.Accordion("Guidelines", open=open, elem_classes="pawl-fold"):
-        gr.Markdown(present, sanitize_html=True)
+        panel(present)
 
 
-def panel(value: list[dict[str, Any]] | None = None) -> gr.HTML:
-    """A part of a page, drawn from a list of blocks; panel.js says which there are.
+def panel(value: list[dict[str, Any]] | Callable[[], list[dict[str, Any]]] | None = None) -> gr.HTML:
+    """A part of a page, drawn from a list of blocks; panel.js says which there are. A function is asked at each visit.
 
     Clicking a row fires `pick`, and a button in a row `act`.
     """

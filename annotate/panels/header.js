@@ -1,5 +1,5 @@
 // The head of every page: Pawl, the pages this person may open, the model in use, their name, and sign out.
-// Reads /api/v1/me and /api/v1/health. Asks the server function `progress` how the model in the making stands, shows it
+// Reads /api/v1/me and, on researchers' pages, /api/v1/health. Asks the server function `progress` how the model in the making stands, shows it
 // in a strip below, and tells the rest of the page by a `pawl-progress` event.
 
 const make = (tag, attributes = {}, ...children) => {
@@ -19,6 +19,10 @@ const LABELING = [["Rank", "/"], ["Demonstrate", "/demonstrate"], ["Converse", "
 const REVIEW = [["Review", "/review"]];
 const RESEARCH = [["People", "/people"], ["Datasets", "/datasets"], ["Training", "/training"], ["Checkpoints", "/checkpoints"], ["Project", "/project"]];
 const here = location.pathname.replace(/\/+$/, "") || "/";
+
+// Labels are blind: where people rank and write, no model is named, and none is asked for, whoever they are.
+const blind = !RESEARCH.some(([, href]) => href === here);
+const modelInUse = async () => (blind ? null : (await get("/api/v1/health"))?.model ?? null);
 
 const link = ([text, href]) => make("a", { href, text, "aria-current": href === here ? "page" : null });
 const nav = make("nav", { "aria-label": "Pages" }, ...LABELING.map(link));
@@ -41,10 +45,9 @@ function drawSide() {
   if (!me) return;
   const out = make("button", { type: "button", class: "pawl-button pawl-quiet", text: "Sign out" });
   out.addEventListener("click", signOut);
-  // Labels are blind: no model is named where people rank and write, whoever they are.
-  const researcher = ["researcher", "admin"].includes(me.role) && RESEARCH.some(([, href]) => href === here);
+  const named = ["researcher", "admin"].includes(me.role) && !blind;
   side.replaceChildren(
-    ...(researcher ? [make("span", { class: "pawl-model", title: "The model whose responses are ranked", text: model ?? "no model yet" })] : []),
+    ...(named ? [make("span", { class: "pawl-model", title: "The model whose responses are ranked", text: model ?? "no model yet" })] : []),
     make("a", { class: "pawl-person", href: "/sign-in/account", title: `Your account. You are signed in as ${me.role}.`, text: me.name }), out);
 }
 
@@ -69,7 +72,7 @@ async function poll() {
     const progress = await server.progress().catch(() => null);
     if (progress) {
       document.pawlProgress = progress;
-      if (making && making !== progress.state) { model = (await get("/api/v1/health"))?.model ?? null; drawSide(); }
+      if (making && making !== progress.state) { model = await modelInUse(); drawSide(); }
       making = progress.state;
       drawStrip(progress);
       document.dispatchEvent(new CustomEvent("pawl-progress"));
@@ -78,9 +81,9 @@ async function poll() {
   setTimeout(poll, { first: 2500, running: 6000 }[making] ?? 15000);
 }
 
-Promise.all([get("/api/v1/me"), get("/api/v1/health")]).then(([person, health]) => {
+Promise.all([get("/api/v1/me"), modelInUse()]).then(([person, named]) => {
   me = person;
-  model = health?.model ?? null;
+  model = named;
   if (me && me.role !== "labeler") nav.append(...REVIEW.map(link));
   if (["researcher", "admin"].includes(me?.role)) nav.append(...RESEARCH.map(link));
   nav.toggleAttribute("data-many", nav.children.length > 6);  // a row of their own

@@ -42,7 +42,7 @@ function rankingView() {
       "aria-label": `Rank ${name(i)} ${rank} of ${count}`, onclick: () => { focus(i); rankAt(i, rank); }, text: String(rank) });
     const buttons = Array.from({ length: count }, (_, n) => pick(n + 1));
     const out = make("button", { type: "button", class: "pawl-rank pawl-out", tabindex: -1, "aria-pressed": "false",
-      "aria-label": `${name(i)} cannot be ranked`, title: "Cannot be ranked (u)", onclick: () => { focus(i); toggleOut(i); }, text: "Unrankable" });
+      "aria-label": `Unrankable: ${name(i)} cannot be ranked`, title: "Cannot be ranked (u)", onclick: () => { focus(i); toggleOut(i); }, text: "Unrankable" });
     const letter = make("span", { class: "pawl-letter", title: "Drag to a place below", text: LETTERS[i] });
     const state = make("span", { class: "pawl-state" });
     const body = make("div", { class: "pawl-text", dir: "auto", text: response.text });

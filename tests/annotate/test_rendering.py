@@ -201,6 +201,7 @@ PIECES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", PIECES)
 def test_no_text_takes_long_and_none_is_lost(piece):
     text = (piece * rendering.MAX_LENGTH)[: rendering.MAX_LENGTH]

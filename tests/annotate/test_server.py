@@ -72,6 +72,18 @@ def test_a_second_app_on_the_workspace_is_refused_with_the_address_of_the_first(
         assert app.owner.get("/health").status_code == 200
 
 
+def test_an_answer_is_not_held_back_until_the_browser_acknowledges_its_head(running_app, tmp_path):
+    with running_app(tmp_path) as app:
+        app.owner.get("/health")
+        seconds = []
+        for _ in range(20):  # on one connection: the first answers on a new one are acknowledged at once
+            began = time.perf_counter()
+            app.owner.get("/health")
+            seconds.append(time.perf_counter() - began)
+
+    assert min(seconds) < 0.03  # where it is held back, none takes less than the 40 ms of a delayed acknowledgement
+
+
 def test_a_port_that_is_taken_is_refused_in_words(running_app, tmp_path):
     with running_app(tmp_path) as app:
         other = annotate("--workspace", tmp_path / "other", "--port", app.url.rsplit(":", 1)[1], "--no-pages")

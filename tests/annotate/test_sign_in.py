@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from annotate.auth import COOKIE, Attempts, TooManyAttempts
 from data.errors import InvalidInput, NotSignedIn
+from data.records import ROLES
 
 HERE = {"Origin": "http://testserver"}  # what a browser says on this site's own pages
 
@@ -66,6 +69,69 @@ def test_a_password_once_set_signs_in_and_a_wrong_one_does_not(world):
 
     assert COOKIE in post(world, "/sign-in", name="admin", password="correct horse").cookies
     assert world.store.password_hash("admin").startswith("$argon2id$")
+
+
+def test_a_new_password_signs_a_person_out_everywhere_else_and_leaves_their_programs_alone(world):
+    elsewhere = post(world, "/sign-in", token=world.tokens["labeler"]).cookies[COOKIE]
+    world.client.cookies.clear()
+    here = post(world, "/sign-in", token=world.tokens["labeler"]).cookies[COOKIE]
+
+    answer = post(world, "/sign-in/account", password="correct horse")
+
+    assert "signed out everywhere else" in answer.text
+    for session, status in ((here, 200), (elsewhere, 401)):
+        world.client.cookies.clear()
+        world.client.cookies.set(COOKIE, session)
+        assert world.call("GET", "/me").status_code == status
+    world.client.cookies.clear()
+    assert world.call("GET", "/me", "labeler").status_code == 200
+
+
+def test_a_session_ends_when_its_person_is_disabled_and_when_its_time_is_over(world, monkeypatch):
+    sessions = {}
+    for role in ("labeler", "reviewer"):
+        world.client.cookies.clear()
+        sessions[role] = post(world, "/sign-in", token=world.tokens[role]).cookies[COOKIE]
+    world.store.disable_user("labeler")
+
+    def status_of(role):
+        world.client.cookies.clear()
+        world.client.cookies.set(COOKIE, sessions[role])
+        return world.call("GET", "/me").status_code
+
+    assert (status_of("labeler"), status_of("reviewer")) == (401, 200)
+    in_a_month = datetime.now(UTC) + timedelta(days=30, minutes=1)
+    monkeypatch.setattr(world.store, "_now", lambda: in_a_month)
+    assert status_of("reviewer") == 401
+
+
+def test_what_the_store_keeps_of_tokens_and_sessions_lets_nobody_in(world):
+    session = post(world, "/sign-in", token=world.tokens["admin"]).cookies[COOKIE]
+    link = world.context.auth.new_link("admin")
+    secrets = [session, link, *world.tokens.values()]
+
+    kept = [hash for (hash,) in world.store._read("SELECT hash FROM tokens")]
+
+    assert len(kept) == len(ROLES) + 2 and not set(kept) & set(secrets)
+    world.client.cookies.clear()
+    for hash in kept:
+        assert world.client.get("/api/v1/me", headers={"Authorization": f"Bearer {hash}"}).status_code == 401
+        world.client.cookies.set(COOKIE, hash)
+        assert world.call("GET", "/me").status_code == 401
+    assert not any(secret in str(world.store.audit()) for secret in secrets)
+
+
+def test_what_nobody_foresaw_is_answered_with_the_security_headers_and_without_its_words(world, monkeypatch):
+    def fails():
+        raise RuntimeError("a secret of the app's inside")
+
+    monkeypatch.setattr(world.store, "stats", fails)
+    answer = world.call("GET", "/stats", "researcher")
+
+    assert answer.status_code == 500 and answer.json()["title"] == "Internal error"
+    assert "secret" not in answer.text
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 def test_a_disabled_user_cannot_sign_in_with_a_right_password(world):

@@ -5,10 +5,12 @@ Screenshots go to $PAWL_SCREENSHOTS when it is set, else to a temporary folder.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -65,8 +67,10 @@ class AppServer:
     def rankings(self) -> dict[str, dict[str, Any]]:
         """The exported ranking rows, by task."""
         headers = {"Authorization": f"Bearer {self.token}"}
-        lines = httpx.get(f"{self.url}/api/v1/export/rankings", headers=headers, timeout=60).text.splitlines()
-        rows = [json.loads(line) for line in lines]
+        lines = httpx.get(f"{self.url}/api/v1/export/rankings", headers=headers, timeout=60).text.split(
+            "\n"
+        )  # not by splitlines: it parts at U+2028 too
+        rows = [json.loads(line) for line in lines if line]
         return {row["task_id"]: row for row in rows}
 
     def ranks_by_text(self, task_id: str) -> dict[str, int | None]:
@@ -76,11 +80,33 @@ class AppServer:
 
 
 @pytest.fixture(scope="session")
-def app_server(tmp_path_factory: pytest.TempPathFactory, running_app: Any, openai_servers: Any) -> Iterator[AppServer]:
+def hostile() -> Any:
+    """The module tests/browser/hostile.py: texts that would like to be more than text."""
+    found = importlib.util.spec_from_file_location("hostile", Path(__file__).with_name("hostile.py"))
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def start_app(running_app: Any, openai_servers: Any) -> Callable[..., AbstractContextManager[AppServer]]:
+    """An app with its pages: `with start_app(workspace, program=("-m", "annotate")) as server`."""
+
+    @contextmanager
+    def start(workspace: Path, **options: Any) -> Iterator[AppServer]:
+        workspace.mkdir(parents=True, exist_ok=True)
+        with openai_servers() as sampler:
+            with running_app(workspace, "--sampler", sampler.url, pages=True, **options) as app:
+                yield AppServer(app.url, app.token, app.workspace, sampler)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def app_server(tmp_path_factory: pytest.TempPathFactory, start_app: Any) -> Iterator[AppServer]:
     """The app on a workspace of its own, without a model in the making."""
-    workspace = tmp_path_factory.mktemp("workspace")
-    with openai_servers() as sampler, running_app(workspace, "--sampler", sampler.url, pages=True) as app:
-        yield AppServer(app.url, app.token, app.workspace, sampler)
+    with start_app(tmp_path_factory.mktemp("workspace")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -82,6 +82,21 @@ def test_a_token_works_for_its_kind_until_it_expires_or_is_revoked(store, clock)
     assert store.user_of_token("api", "api") is None
 
 
+def test_a_new_password_ends_the_persons_other_sessions_and_nobody_elses(store, clock):
+    later = clock.now + timedelta(hours=1)
+    for name, session in (("ana", "here"), ("ana", "elsewhere"), ("ben", "bens")):
+        store.add_token(name, session, "session", later)
+    store.add_token("ana", "program", "api", None)
+
+    store.set_password("ana", "$argon2id$new", keep_session="here")
+
+    who = {session: store.user_of_token(session, "session") for session in ("here", "elsewhere", "bens")}
+    assert {session: user.name for session, user in who.items() if user} == {"here": "ana", "bens": "ben"}
+    assert store.user_of_token("program", "api").name == "ana"
+    store.set_password("ana", "$argon2id$newer")
+    assert store.user_of_token("here", "session") is None
+
+
 def test_of_sixteen_threads_that_follow_a_one_time_link_one_gets_in(store):
     store.add_token("ana", "link", "link", None)
 
@@ -590,7 +605,7 @@ def test_a_restart_forgets_nothing(tmp_path, clock, add_ranking_tasks, label):
         store.add_token("ana", "hash", "session", clock.now + timedelta(days=1))
         store.add_token("ben", "spent", "link", None)
         store.use_link("spent")
-        store.set_password("ana", "$argon2id$")
+        store.set_password("ana", "$argon2id$", keep_session="hash")
         add_ranking_tasks(store, 3, overlap=2)
         done = label(store, "ana")
         open_lease = store.next_task("ana", "ranking")
