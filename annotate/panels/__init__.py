@@ -42,16 +42,18 @@ def header(context: Context) -> gr.HTML:
 def guideline(context: Context, *, open: bool = False) -> None:
     """What labelers are asked to do, to fold away: the present wording whenever the page is opened."""
 
-    def present() -> list[dict[str, Any]]:
+    def on_guideline(request: gr.Request) -> list[dict[str, Any]]:
+        allow(context, request, "labeler")
         version = context.store.project.guideline()
         return [{"kind": "prose", "text": version.text if version else "This project has no guidelines yet."}]
 
     with gr.Accordion("Guidelines", open=open, elem_classes="pawl-fold"):
-        panel(present)
+        text = panel()
+    gr.on(None, on_guideline, None, text, api_visibility="private", show_progress="hidden")
 
 
-def panel(value: list[dict[str, Any]] | Callable[[], list[dict[str, Any]]] | None = None) -> gr.HTML:
-    """A part of a page, drawn from a list of blocks; panel.js says which there are. A function is asked at each visit.
+def panel(value: list[dict[str, Any]] | None = None) -> gr.HTML:
+    """A part of a page, drawn from a list of blocks; panel.js says which there are.
 
     Clicking a row fires `pick`, and a button in a row `act`.
     """

@@ -37,7 +37,7 @@ LOWEST = {  # the least role that the handlers of a page answer
     "checkpoints": "researcher",
 }
 ABOVE = {("people", "on_invite"): "admin", ("people", "on_act"): "admin"}  # handlers that ask for more than their page
-GUIDELINE = {"present"}  # which anyone who is signed in may read
+GUIDELINE = {"on_guideline"}  # which anyone who is signed in may read
 HANDLERS = {  # page: its handlers' names; those that also answer others, to say that the page is closed to them
     "": GUIDELINE,
     "demonstrate": GUIDELINE,
