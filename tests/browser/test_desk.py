@@ -94,6 +94,24 @@ def test_the_next_task_is_there_before_it_is_asked_for(app_server, page_as):
     page.unroute("**/api/v1/tasks/next")
 
 
+def test_minutes_without_a_key_or_a_move_and_in_a_hidden_tab_do_not_count(app_server, page_as):
+    person = page_as("labeler")
+    task = app_server.ranking_task(ANSWERS)
+    person.page.clock.install()
+    page = person.visit("/")
+    begin(page)
+    page.clock.run_for(200_000)  # nobody is there: 120 of these 200 seconds count
+    page.mouse.move(300, 300)
+    page.evaluate("Object.defineProperty(document, 'visibilityState', { get: () => 'hidden', configurable: true })")
+    page.clock.run_for(60_000)  # moved a moment ago, but in another tab
+    page.evaluate("delete document.visibilityState")
+    page.clock.resume()
+    rank(page, dict(zip(ANSWERS, "321", strict=True)))
+    submit(page)
+
+    assert 115 <= app_server.rankings()[task]["seconds"] <= 140
+
+
 def test_an_answer_of_long_ago_is_found_and_changed(app_server, page_as, screenshot):
     person = page_as("labeler")
     task = app_server.ranking_task(ANSWERS)
