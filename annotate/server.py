@@ -68,7 +68,6 @@ def serve(workspace: Workspace, settings: Settings) -> int:
     except FeedbackError as error:
         return _refuse(str(error))
     with store:
-        gc.freeze()  # millions of objects that stay: a look through them for garbage would stop everybody for seconds
         try:
             listener = bound_socket(settings)
         except OSError as error:
@@ -79,6 +78,7 @@ def serve(workspace: Workspace, settings: Settings) -> int:
 
 def _serve(app: App) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: through the finally below
+    gc.freeze()  # millions of objects that stay: a look through them for garbage would stop everybody for seconds
     try:
         app.run()
     except KeyboardInterrupt:  # uvicorn raises the signal again once it has stopped serving
@@ -87,6 +87,7 @@ def _serve(app: App) -> int:
         return _refuse(str(error))
     finally:
         app.close()
+        gc.unfreeze()
     return app.exit_code
 
 
