@@ -48,10 +48,8 @@ def running_app():
 
 
 @contextmanager
-def _running_app(
-    workspace: Path, *options: str, pages: bool = False, program: tuple[str, ...] = ("-m", "annotate")
-) -> Iterator[RunningApp]:
-    command = [sys.executable, *program, "--workspace", str(workspace), "--port", "0", "--no-train", *options]
+def _running_app(workspace: Path, *options: str, pages: bool = False) -> Iterator[RunningApp]:
+    command = [sys.executable, "-m", "annotate", "--workspace", str(workspace), "--port", "0", "--no-train", *options]
     command += [] if pages else ["--no-pages"]
     log = workspace / "app.log"
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}

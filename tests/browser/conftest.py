@@ -67,9 +67,8 @@ class AppServer:
     def rankings(self) -> dict[str, dict[str, Any]]:
         """The exported ranking rows, by task."""
         headers = {"Authorization": f"Bearer {self.token}"}
-        lines = httpx.get(f"{self.url}/api/v1/export/rankings", headers=headers, timeout=60).text.split(
-            "\n"
-        )  # not by splitlines: it parts at U+2028 too
+        text = httpx.get(f"{self.url}/api/v1/export/rankings", headers=headers, timeout=60).text
+        lines = text.split("\n")  # splitlines parts at U+2028 too
         rows = [json.loads(line) for line in lines if line]
         return {row["task_id"]: row for row in rows}
 
@@ -90,13 +89,13 @@ def hostile() -> Any:
 
 @pytest.fixture(scope="session")
 def start_app(running_app: Any, openai_servers: Any) -> Callable[..., AbstractContextManager[AppServer]]:
-    """An app with its pages: `with start_app(workspace, program=("-m", "annotate")) as server`."""
+    """An app with its pages: `with start_app(workspace) as server`."""
 
     @contextmanager
-    def start(workspace: Path, **options: Any) -> Iterator[AppServer]:
+    def start(workspace: Path) -> Iterator[AppServer]:
         workspace.mkdir(parents=True, exist_ok=True)
         with openai_servers() as sampler:
-            with running_app(workspace, "--sampler", sampler.url, pages=True, **options) as app:
+            with running_app(workspace, "--sampler", sampler.url, pages=True) as app:
                 yield AppServer(app.url, app.token, app.workspace, sampler)
 
     return start

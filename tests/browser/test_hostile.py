@@ -17,15 +17,6 @@ from data.runs import RunFolder
 
 pytestmark = pytest.mark.slow
 
-# The app, with the guidelines in a file of ours.
-PROGRAM = """
-import runpy, sys
-from pathlib import Path
-from annotate.context import Guideline
-text = Path(sys.argv.pop(1)).read_text()
-Guideline.read = classmethod(lambda cls: cls(text, "0123456789abcdef"))
-runpy.run_module("annotate", run_name="__main__")
-"""
 BLIND = "blindfold"  # part of each checkpoint's name here
 WATCH = """
 window.violations = [];
@@ -35,10 +26,8 @@ addEventListener("securitypolicyviolation", (e) => violations.push(`${e.violated
 
 @pytest.fixture(scope="module")
 def app_server(tmp_path_factory, start_app, hostile):
-    folder = tmp_path_factory.mktemp("hostile")
-    guidelines = folder / "guidelines.md"
-    guidelines.write_text("\n\n".join(["Rank them.", *hostile.ATTACKS.values()]), encoding="utf-8", newline="")
-    with start_app(folder / "workspace", program=("-c", PROGRAM, str(guidelines))) as server:
+    with start_app(tmp_path_factory.mktemp("hostile")) as server:
+        server.call("PUT", "/guideline", {"text": "\n\n".join(["Rank them.", *hostile.ATTACKS.values()])})
         yield server
 
 
@@ -94,7 +83,8 @@ def in_a_box(text):
 
 
 def open_guidelines(page, hostile):
-    page.get_by_role("button", name="Guidelines").click()
+    if not page.get_by_text("Rank them.").is_visible():
+        page.get_by_role("button", name="Guidelines").click()
     expect(page.get_by_text("Rank them.")).to_be_visible()
     [shown] = texts_of(page.locator(".pawl-prose"))
     markup = [text for text in hostile.ATTACKS.values() if text.startswith("<") and "\n" not in text]
@@ -124,7 +114,8 @@ def test_ranking_shows_every_attack_as_text_and_names_no_checkpoint(app_server, 
 
     assert texts_of(page.locator(".pawl-turn .pawl-text")) == [turn["content"] for turn in hostile.conversation()]
     assert sorted(texts_of(page.locator(".pawl-response > .pawl-text"))) == sorted(hostile.chunks(9))
-    assert page.locator(".pawl-desk :is(img, script, svg, iframe, style, form, a, template, math, object)").count() == 0
+    assert page.locator(".pawl-desk :is(img, script, svg, iframe, style, form, a, template, object)").count() == 0
+    assert page.locator(".pawl-desk [href], .pawl-desk [src], .pawl-desk math :is([style], [class], [id])").count() == 0
 
     everything = "\n".join(hostile.ATTACKS.values())
     page.get_by_label("Comment on this task").fill(everything)
@@ -173,6 +164,42 @@ def test_demonstrating_shows_every_attack_as_text_and_takes_them_as_text(app_ser
 
     assert_harmless(person)
     assert_blind(person)
+
+
+def test_history_review_and_project_show_every_attack_as_text(app_server, watched, hostile, hostile_prompt):
+    labelers = [watched("labeler"), watched("labeler")]
+    given = [{"text": text, "source": f"ppo-{BLIND}"} for text in hostile.chunks(2)]
+    task = app_server.call("POST", "/tasks", {"prompt_id": hostile_prompt, "responses": given, "overlap": 2})["task_id"]
+    everything = "\n".join(hostile.ATTACKS.values())
+    for person, ranks in zip(labelers, ((1, 2), (2, 1)), strict=True):
+        mine = app_server.call("POST", "/tasks/next", {"kind": "ranking"}, person.token)
+        assert mine["task_id"] == task
+        ids = sorted(response["id"] for response in mine["responses"])
+        label = {"lease": mine["lease"], "ranks": dict(zip(ids, ranks, strict=True)), "comment": everything}
+        app_server.call("PUT", f"/tasks/{task}/label", label, person.token)
+    tokens = [app_server.person("labeler")[1] for _ in range(3)]
+    skipped = app_server.ranking_task(["one", "two"])
+    for token in tokens:
+        mine = app_server.call("POST", "/tasks/next", {"kind": "ranking"}, token)
+        app_server.call("POST", f"/tasks/{skipped}/skip", {"lease": mine["lease"], "reason": everything}, token)
+    reviewer, researcher = watched("reviewer"), watched("researcher")
+
+    history = labelers[0].visit("/history")
+    expect(history.locator(".pawl-past")).to_have_count(1)
+    assert everything in history.locator(".pawl-past-said").text_content()
+    assert_harmless(labelers[0])
+    review = reviewer.visit("/review")
+    expect(review.locator(".pawl-reasons tr")).to_have_count(2)
+    assert texts_of(review.locator(".pawl-reasons td[dir=auto]")) == [everything] * 2
+    assert texts_of(review.locator(".pawl-turn .pawl-text")) == [turn["content"] for turn in hostile.conversation()]
+    assert BLIND not in review.content()
+    assert_harmless(reviewer)
+    project = researcher.visit("/project")
+    expect(project.get_by_label("What labelers are asked to do, in Markdown")).not_to_have_value("")
+    row = project.locator("tr", has_text=skipped)
+    expect(row).to_be_visible()
+    assert everything in row.text_content()
+    assert_harmless(researcher)
 
 
 def test_datasets_shows_nothing_hostile_of_labelers_and_models(app_server, watched, hostile):
