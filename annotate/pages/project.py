@@ -31,14 +31,14 @@ def layout(context: Context) -> None:
         panel([{"kind": "heading", "text": "Guideline"}])
         text = gr.Textbox(label="What labelers are asked to do, in Markdown", lines=14, max_lines=40)
         with gr.Row(elem_classes="pawl-toolbar"):
-            publish = gr.Button("Publish this wording", variant="primary", scale=0, min_width=200)
+            publish = gr.Button("Publish this wording", variant="primary", scale=0, min_width=250)
         with gr.Accordion("Preview", open=False, elem_classes="pawl-fold"):
             preview = panel()
         versions = panel()
         panel([{"kind": "heading", "text": "What is asked of labelers"}])
         fields = _fields()
         with gr.Row(elem_classes="pawl-toolbar"):
-            save = gr.Button("Save these settings", variant="primary", scale=0, min_width=200)
+            save = gr.Button("Save these settings", variant="primary", scale=0, min_width=250)
         said = panel()
         resting = panel()
         picked = gr.State("")

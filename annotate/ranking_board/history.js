@@ -20,10 +20,10 @@ function row(label) {
   const facts = [label.kind === "ranking" ? "Ranking" : "Demonstration", when(label.created_at)];
   if (label.seconds !== null) facts.push(`${Math.round(label.seconds)} s`);
   if (label.revision > 1) facts.push(`revision ${label.revision}`);
-  return make("article", { class: "pawl-past", "data-task": label.task_id },
-    make("div", { class: "pawl-past-words" }, make("div", { class: "pawl-who", text: facts.join(" · ") }),
-      make("div", { class: "pawl-text pawl-past-prompt", dir: "auto", text: label.excerpt }),
-      make("div", { class: "pawl-text pawl-past-said", dir: "auto", text: said(label) })),
+  return make("article", { class: "pawl-entry", "data-task": label.task_id },
+    make("div", { class: "pawl-entry-words" }, make("div", { class: "pawl-who", text: facts.join(" · ") }),
+      make("div", { class: "pawl-text pawl-entry-prompt", dir: "auto", text: label.excerpt }),
+      make("div", { class: "pawl-text pawl-entry-said", dir: "auto", text: said(label) })),
     make("a", { class: "pawl-button", href: `${page}?task=${encodeURIComponent(label.task_id)}`, text: "Change", "aria-label": `Change: ${label.excerpt.slice(0, 80)}` }));
 }
 

@@ -121,7 +121,7 @@ def test_an_answer_of_long_ago_is_found_and_changed(app_server, page_as, screens
     submit(page)
 
     page = person.visit("/history")
-    entry = page.locator(f".pawl-past[data-task='{task}']")
+    entry = page.locator(f".pawl-entry[data-task='{task}']")
     expect(entry).to_contain_text("Ranks 1 · 2 · 3")
     screenshot(page, "history")
     entry.get_by_role("link", name="Change").click()
@@ -130,7 +130,7 @@ def test_an_answer_of_long_ago_is_found_and_changed(app_server, page_as, screens
     rank(page, dict(zip(ANSWERS, "311", strict=True)))
     page.keyboard.press("Enter")
 
-    expect(page.locator(f".pawl-past[data-task='{task}']")).to_contain_text("revision 2")
+    expect(page.locator(f".pawl-entry[data-task='{task}']")).to_contain_text("revision 2")
     assert app_server.ranks_by_text(task) == dict(zip(ANSWERS, (3, 1, 1), strict=True))
 
 

@@ -185,8 +185,8 @@ def test_history_review_and_project_show_every_attack_as_text(app_server, watche
     reviewer, researcher = watched("reviewer"), watched("researcher")
 
     history = labelers[0].visit("/history")
-    expect(history.locator(".pawl-past")).to_have_count(1)
-    assert everything in history.locator(".pawl-past-said").text_content()
+    expect(history.locator(".pawl-entry")).to_have_count(1)
+    assert everything in history.locator(".pawl-entry-said").text_content()
     assert_harmless(labelers[0])
     review = reviewer.visit("/review")
     expect(review.locator(".pawl-reasons tr")).to_have_count(2)
