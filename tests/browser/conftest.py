@@ -20,6 +20,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from annotate.auth import COOKIE
+
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -138,40 +140,61 @@ class Person:
         return [url for url in self.requests if not url.startswith((self.url, "data:", "blob:"))]
 
 
+@pytest.fixture(scope="session")
+def idle_contexts() -> dict[str, list[BrowserContext]]:
+    """Contexts that nobody uses now, by the app's address. What was fetched and compiled in one is there at once."""
+    return {}
+
+
 @pytest.fixture
-def page_as(app_server: AppServer, browser: Browser) -> Iterator[Callable[..., Person]]:
-    """page_as(role, width=, height=, dark=) signs a new person of that role in, as a browser does, at the front page.
+def page_as(app_server: AppServer, browser: Browser, idle_contexts: Any) -> Iterator[Callable[..., Person]]:
+    """page_as(role, width=, height=, dark=) gives a new person of that role an empty page in a browser of their own.
 
-    At the end no page may have raised an error in its scripts, nor asked anything of another host.
+    They are signed in, and nothing is left there of who had it before; `alone` takes one that nobody had, and nobody
+    gets after. At the end no page may have raised an error in its scripts, nor asked anything of another host.
     """
-    contexts: list[BrowserContext] = []
     people: list[Person] = []
+    ends: list[Callable[[], None]] = []
+    url = app_server.url
+    idle = idle_contexts.setdefault(url, [])
 
-    def sign_in(role: str, *, width: int = 1280, height: int = 860, dark: bool = False) -> Person:
+    def sign_in(role: str, *, width: int = 1280, height: int = 860, dark: bool = False, alone: bool = False) -> Person:
         name, token = app_server.person(role)
-        context = browser.new_context(
-            viewport={"width": width, "height": height},
-            color_scheme="dark" if dark else "light",
-            base_url=app_server.url,
-        )
-        contexts.append(context)
+        context = browser.new_context(base_url=url) if alone or not idle else idle.pop()
         page = context.new_page()
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme="dark" if dark else "light")
         page.set_default_timeout(20_000)
-        person = Person(page, name, token, app_server.url)
+        kept = {"origin": url, "storageTypes": "cookies,local_storage,session_storage,indexeddb,cache_storage"}
+        context.new_cdp_session(page).send("Storage.clearDataForOrigin", kept)
+        answer = httpx.post(f"{url}/sign-in", data={"token": token}, headers={"Origin": url}, timeout=60)
+        session = {"name": COOKIE, "value": answer.cookies[COOKIE], "url": url, "httpOnly": True, "sameSite": "Strict"}
+        context.add_cookies([session])
+        person = Person(page, name, token, url)
         people.append(person)
-        context.on("request", lambda request: person.requests.append(request.url))
+
+        def note(request: Any) -> None:
+            person.requests.append(request.url)
+
+        def end() -> None:
+            page.unroute_all(behavior="ignoreErrors")  # a request that is still answered would fail the next test
+            page.close()
+            context.remove_listener("request", note)
+            if alone:
+                context.close()
+            else:
+                context.clear_cookies()
+                context.set_offline(False)
+                idle.append(context)
+
+        context.on("request", note)
         page.on("pageerror", lambda error: person.errors.append(str(error)))
-        page.goto("/sign-in")
-        page.get_by_text("I have a token").click()
-        page.get_by_label("Token").fill(token)
-        page.get_by_role("button", name="Sign in with the token").click()
+        ends.append(end)
         return person
 
     yield sign_in
-    for context in contexts:
-        for page in context.pages:
-            page.unroute_all(behavior="ignoreErrors")  # a request that is still answered would fail the next test
-        context.close()
+    for end in ends:
+        end()
     for person in people:
         assert person.foreign_requests() == []
         assert person.errors == []

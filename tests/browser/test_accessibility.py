@@ -57,7 +57,6 @@ def shown(app_server, page_as):
         address, role, ready, width = PAGES[name]
         person = page_as(role or "labeler", width=width, height=860)
         if role is None:
-            expect(person.page.locator(".pawl-person")).to_be_visible()  # the page has all its parts
             person.page.context.clear_cookies()
         if ready == ".pawl-response":
             app_server.ranking_task([f"A pawl stops a ratchet, said {n}." for n in range(4)])

@@ -95,7 +95,7 @@ def test_the_next_task_is_there_before_it_is_asked_for(app_server, page_as):
 
 
 def test_minutes_without_a_key_or_a_move_and_in_a_hidden_tab_do_not_count(app_server, page_as):
-    person = page_as("labeler")
+    person = page_as("labeler", alone=True)  # a clock stays in its browser
     task = app_server.ranking_task(ANSWERS)
     person.page.clock.install()
     page = person.visit("/")

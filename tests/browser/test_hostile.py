@@ -37,7 +37,7 @@ def watched(page_as):
 
     def sign_in(role):
         person = page_as(role)
-        person.page.context.add_init_script(WATCH)
+        person.page.add_init_script(WATCH)
         person.dialogs, person.responses = [], []
         person.page.on("dialog", lambda dialog: (person.dialogs.append(dialog.message), dialog.dismiss()))
         person.page.on("response", lambda response: person.responses.append(response))

@@ -356,7 +356,8 @@ def test_the_keys_are_explained(app_server, page_as, screenshot):
 def test_an_empty_queue_says_why_and_fills_by_itself(app_server, page_as, screenshot):
     person = page_as("labeler")
     page = person.visit("/")
-    expect(page.get_by_role("heading", name="There is nothing to rank yet")).to_be_visible()
+    why = re.compile("There is nothing to rank yet|Everything is ranked")  # as there is a model or none
+    expect(page.get_by_role("heading", name=why)).to_be_visible()
     expect(page.get_by_role("link", name="Write demonstrations")).to_be_visible()
     screenshot(page, "rank-empty")
 
