@@ -14,6 +14,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
+from annotate.auth import Auth
 from annotate.server import App, Settings, bound_socket
 from data.client import Client
 from data.errors import FeedbackError, StoreFailed
@@ -152,11 +153,9 @@ class Submitter(threading.Thread):
 
 def test_every_acknowledged_label_survives_five_kills(running_app, add_ranking_tasks, tmp_path):
     add_ranking_tasks(tmp_path, 400, overlap=8)
-    tokens = [
-        annotate("users", "add", f"labeler-{i}", "--role", "labeler", "--workspace", tmp_path).stdout.split()[-1]
-        for i in range(8)
-    ]
-    labelers = [Submitter(token) for token in tokens]
+    with Store(Workspace.at(tmp_path).database) as store:
+        auth = Auth(store)
+        labelers = [Submitter(auth.add_user(f"labeler-{i}", "labeler")[1]) for i in range(8)]
     with ExitStack() as stack:
         stack.callback(lambda: [labeler.done.set() for labeler in labelers])
         for kill in range(6):

@@ -111,15 +111,13 @@ def test_simulating_without_an_app_says_what_to_do(tmp_path):
 
 
 @pytest.mark.slow
-def test_fifty_labelers_at_once_on_a_thousand_tasks_give_each_exactly_its_overlap(
-    running_app, add_ranking_tasks, tmp_path
-):
-    tasks = add_ranking_tasks(tmp_path, 1000, overlap=2)
+def test_fifty_labelers_at_once_give_each_task_exactly_its_overlap(running_app, add_ranking_tasks, tmp_path):
+    tasks = add_ranking_tasks(tmp_path, 400, overlap=2)
     with running_app(tmp_path) as app:
-        print(simulate(tmp_path, "--labelers", 50, "--rankings", 3000, "--noise", 0.25))
+        print(simulate(tmp_path, "--labelers", 50, "--rankings", 1200, "--noise", 0.25))
         rows = exported(app.owner)
         log = app.log.read_text()
 
     assert Counter(row["task_id"] for row in rows) == dict.fromkeys(tasks, 2)
-    assert len({(row["task_id"], row["labeler"]) for row in rows}) == 2000
+    assert len({(row["task_id"], row["labeler"]) for row in rows}) == 800
     assert "Traceback" not in log and "ERROR" not in log, log
