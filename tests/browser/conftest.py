@@ -1,6 +1,6 @@
 """The real app in a process of its own, and people signed in to it in Chromium.
 
-Screenshots go to $PAWL_SCREENSHOTS when it is set, else to a temporary folder.
+With a folder in $PAWL_SCREENSHOTS, screenshots go there.
 """
 
 from __future__ import annotations
@@ -201,15 +201,14 @@ def page_as(app_server: AppServer, browser: Browser, idle_contexts: Any) -> Iter
 
 
 @pytest.fixture(scope="session")
-def screenshot(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Page, str], None]:
-    """screenshot(page, name) keeps the whole page as a picture."""
+def screenshot() -> Callable[[Page, str], None]:
+    """screenshot(page, name) keeps what is on the screen as a picture, where pictures were asked for."""
     asked = os.environ.get("PAWL_SCREENSHOTS")
-    folder = Path(asked) if asked else tmp_path_factory.mktemp("screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
 
     def keep(page: Page, name: str) -> None:
-        page.wait_for_timeout(250)  # transitions end
-        page.screenshot(path=folder / f"{name}.png")
+        if asked:
+            page.wait_for_timeout(250)  # transitions end
+            page.screenshot(path=Path(asked) / f"{name}.png")
 
     return keep
 
