@@ -8,6 +8,8 @@ from itertools import count
 
 import pytest
 
+pytestmark = pytest.mark.slow  # many small ones: together they take longer than `make check` has
+
 _keys = count()
 
 

@@ -14,6 +14,8 @@ from data.records import Checkpoint, Message, NewPrompt
 from data.store import Store, utc_now
 from data.workspace import Workspace
 
+pytestmark = pytest.mark.slow  # many small ones: together they take longer than `make check` has
+
 
 @pytest.fixture
 def store():

@@ -6,6 +6,8 @@ import pytest
 
 from data.records import ROLES
 
+pytestmark = pytest.mark.slow  # many small ones: together they take longer than `make check` has
+
 LOWEST = {  # the least role that each route answers; None is anyone, "owner" the owner token alone
     ("GET", "/health"): None,
     ("GET", "/me"): "labeler",

@@ -10,6 +10,8 @@ from annotate.auth import COOKIE, Attempts, TooManyAttempts
 from data.errors import InvalidInput, NotSignedIn
 from data.records import ROLES
 
+pytestmark = pytest.mark.slow  # many small ones: together they take longer than `make check` has
+
 HERE = {"Origin": "http://testserver"}  # what a browser says on this site's own pages
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+pytestmark = pytest.mark.slow  # many small ones: together they take longer than `make check` has
+
 
 def next_task(world, role="labeler", **body):
     answer = world.call("POST", "/tasks/next", role, json={"kind": "ranking"} | body)

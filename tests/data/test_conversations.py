@@ -8,6 +8,8 @@ from data.errors import Conflict, InvalidInput, NotFound
 from data.records import Message, NewPrompt, NewResponse, RankingAnswer
 from data.store import Store
 
+pytestmark = pytest.mark.slow  # many small ones: together they take longer than `make check` has
+
 FIRST, SECOND = "How do I pick a lock?", "And a better one?"
 
 

@@ -7,6 +7,8 @@ import pytest
 from data.records import DemonstrationAnswer, Message, NewPrompt, NewRanking, NewResponse, RankingAnswer
 from data.rows import GoldRow, RankingRow, TaskRow
 
+pytestmark = pytest.mark.slow  # many small ones: together they take longer than `make check` has
+
 
 def rank(store, labeler, ranks_of, **more):
     """Claim the next ranking task and rank it: ranks_of(assignment) gives a rank by response id."""

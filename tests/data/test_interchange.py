@@ -15,6 +15,8 @@ from data.interchange import import_file, stream, write
 from data.records import Message, NewPrompt, NewResponse, RankingAnswer
 from data.store import Store
 
+pytestmark = pytest.mark.slow  # many small ones: together they take longer than `make check` has
+
 COLOUR = (Message("user", "Name a colour."),)
 ASKED = [{"role": "user", "content": "Name a colour."}]
 

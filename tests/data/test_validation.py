@@ -20,6 +20,8 @@ from data.records import (
 )
 from data.rows import TABLES
 
+pytestmark = pytest.mark.slow  # many small ones: together they take longer than `make check` has
+
 HELLO = NewPrompt((Message("user", "Hello?"),))
 TEXTS = (NewResponse("One.", "sft-0001"), NewResponse("Two.", "sft-0001"), NewResponse("Three.", "sft-0001"))
 MEGABYTE = "x" * 1_000_000
