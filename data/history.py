@@ -6,7 +6,6 @@ Reads   the rankings and demonstrations in their latest revision; what was withd
 from __future__ import annotations
 
 import json
-import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,10 +18,12 @@ FAR = datetime(9999, 1, 1, tzinfo=UTC)
 _COLUMNS = "label_id, revision, task_id, lease, seconds, created_at"
 _RANKINGS = f"""
     SELECT {_COLUMNS}, ranks, ratings, flags, rewrite, comment FROM current_rankings
-    WHERE labeler = $labeler AND lease IS NOT NULL AND created_at < $before ORDER BY created_at DESC LIMIT $limit"""
+    WHERE labeler = $labeler AND lease IS NOT NULL AND created_at < $before AND task_id = coalesce($task, task_id)
+    ORDER BY created_at DESC LIMIT $limit"""
 _DEMONSTRATIONS = f"""
     SELECT {_COLUMNS}, response, started_from FROM standing_demonstrations
-    WHERE labeler = $labeler AND lease IS NOT NULL AND created_at < $before ORDER BY created_at DESC LIMIT $limit"""
+    WHERE labeler = $labeler AND lease IS NOT NULL AND created_at < $before AND task_id = coalesce($task, task_id)
+    ORDER BY created_at DESC LIMIT $limit"""
 Json = dict[str, Any]
 
 
@@ -31,7 +32,7 @@ def labels_of(moment: Moment, live: Live, labeler: str, before: datetime | None,
 
     `lease` and `answer` are what `PUT /tasks/{task_id}/label` takes; `excerpt` is what the prompt ends with.
     """
-    asked = {"labeler": labeler, "before": before or FAR, "limit": limit}
+    asked = {"labeler": labeler, "before": before or FAR, "task": None, "limit": limit}
     found = [_ranking(live, row) for row in moment.select(_RANKINGS, asked)]
     found += [_demonstration(row) for row in moment.select(_DEMONSTRATIONS, asked)]
     latest = sorted(found, key=lambda label: str(label["created_at"]), reverse=True)[:limit]
@@ -43,8 +44,8 @@ def labels_of(moment: Moment, live: Live, labeler: str, before: datetime | None,
 def label_of(moment: Moment, live: Live, labeler: str, task_id: str) -> Json:
     """The labeler's label of that task. Raises NotFound."""
     kind = live.task(task_id).task.kind
-    sql = f"SELECT * FROM ({_RANKINGS if kind == 'ranking' else _DEMONSTRATIONS}) WHERE task_id = $task"
-    rows = moment.select(sql, {"labeler": labeler, "before": FAR, "limit": sys.maxsize, "task": task_id})
+    sql = _RANKINGS if kind == "ranking" else _DEMONSTRATIONS
+    rows = moment.select(sql, {"labeler": labeler, "before": FAR, "task": task_id, "limit": 1})
     if not rows:
         raise NotFound(f"You have no answer to task {task_id!r}. Your answers are listed under History.")
     return _ranking(live, rows[0]) if kind == "ranking" else _demonstration(rows[0])
