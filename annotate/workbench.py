@@ -14,6 +14,7 @@ from pydantic import AwareDatetime
 from annotate import roles
 from annotate.bodies import Admission, DraftBody, GuidelineRead, GuidelineText, Lease, Review
 from annotate.context import Context
+from annotate.rendering import render
 from annotate.roles import Anyone, Here, Json, Labeler, Researcher, Reviewer, ReviewingPerson
 from data.errors import NotFound
 from data.exports import iso
@@ -96,11 +97,11 @@ def my_task(task_id: str, user: Labeler, context: Here) -> Json:
 
 @router.get("/guideline", tags=["guidelines"])
 def guideline(user: Anyone, context: Here) -> Json:
-    """What labelers are asked to do."""
+    """What labelers are asked to do; `tree` is its text formatted, as /render gives it."""
     present = context.store.project.guideline()
     if present is None:
         raise NotFound("This project has no guideline yet. A researcher can write one under Project.")
-    return _guideline(present)
+    return {**_guideline(present), "tree": render(present.text)}
 
 
 @router.get("/guidelines", tags=["guidelines"])

@@ -201,7 +201,7 @@ def _first_model(workspace: Path) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow files first, those that turn a whole cycle last of these: two processes then end at about the same time."""
+    """Slow files first, those that turn a whole cycle last of these: the processes then end at about the same time."""
 
     def place(item: pytest.Item) -> int:
         return 2 if item.path not in slow else 1 if item.path in cycles else 0

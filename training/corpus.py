@@ -16,8 +16,10 @@ import math
 import random
 import sysconfig
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -59,14 +61,15 @@ def python_code() -> list[str]:
     return [text for text in texts if text and len(text) >= SHORTEST]
 
 
-def python_prose() -> list[str]:
+@cache  # it takes seconds
+def python_prose() -> tuple[str, ...]:
     """Text in English about Python: the language reference's topics, and every docstring of the standard library."""
     from pydoc_data.topics import topics
 
     prose = [topic.strip() for _, topic in sorted(topics.items())]
     for path in standard_library():
         prose += [text for text in docstrings(_read(path) or "") if len(text) >= SHORTEST]
-    return list(dict.fromkeys(prose))  # many classes repeat their parent's words
+    return tuple(dict.fromkeys(prose))  # many classes repeat their parent's words
 
 
 def sources(
@@ -76,7 +79,7 @@ def sources(
     text_column: str,
     prose_weight: float | None,
     code_weight: float | None,
-    prose: Callable[[], list[str]] = python_prose,
+    prose: Callable[[], Sequence[str]] = python_prose,
 ) -> list[Source]:
     """The corpora that a pretraining's options ask for, those of weight 0 left out; one's own text weighs 1.
 
@@ -105,10 +108,14 @@ def docstrings(source: str) -> Iterator[str]:
             tree = ast.parse(source)
         except SyntaxError:  # a template of a source, not a source
             return
-    for node in ast.walk(tree):
+    statements: deque[ast.AST] = deque([tree])
+    while statements:
+        node = statements.popleft()
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if text := ast.get_docstring(node):
                 yield text
+        for part in ("body", "handlers", "cases", "orelse", "finalbody"):
+            statements.extend(getattr(node, part, ()))
 
 
 def files(paths: Sequence[Path]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from annotate.context import Context
-from annotate.panels import allow, closed_to, header, panel
+from annotate.panels import allow, closed_to, header, panel, prose
 from data.errors import FeedbackError
 from data.records import FLAGS, Settings
 
@@ -60,7 +60,7 @@ def layout(context: Context) -> None:
 
     def on_preview(wording: str, request: gr.Request) -> Blocks:
         allow(context, request, "researcher")
-        return [{"kind": "prose", "text": wording}]
+        return [prose(wording)]
 
     def on_save(given: dict[Any, Any], request: gr.Request) -> Blocks:
         user = allow(context, request, "researcher")

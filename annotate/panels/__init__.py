@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from annotate.rendering import render
 from data.errors import FeedbackError
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 COLOURS = (FOLDER / "colours.css").read_text()
-STYLE = (FOLDER / "panels.css").read_text() + (FOLDER / "plots.css").read_text()
+STYLE = "".join((FOLDER / name).read_text() for name in ("panels.css", "plots.css", "formatted.css"))
+TREES = (FOLDER / "tree.js").read_text()  # draws formatted texts, here and on the ranking board
 STAGE_WORDS = {
     "freeze": "gathering the labels",
     "pretrain": "reading text and code",
@@ -45,7 +47,7 @@ def guideline(context: Context, *, open: bool = False) -> None:
     def on_guideline(request: gr.Request) -> list[dict[str, Any]]:
         allow(context, request, "labeler")
         version = context.store.project.guideline()
-        return [{"kind": "prose", "text": version.text if version else "This project has no guidelines yet."}]
+        return [prose(version.text if version else "This project has no guidelines yet.")]
 
     with gr.Accordion("Guidelines", open=open, elem_classes="pawl-fold"):
         text = panel()
@@ -57,7 +59,12 @@ def panel(value: list[dict[str, Any]] | None = None) -> gr.HTML:
 
     Clicking a row fires `pick`, and a button in a row `act`.
     """
-    return _component("plots.js", "panel.js", value=value)
+    return _component("tree.js", "plots.js", "panel.js", value=value)
+
+
+def prose(markdown: str) -> dict[str, Any]:
+    """The block of a panel that shows this text formatted."""
+    return {"kind": "prose", "tree": render(markdown)}
 
 
 def _component(*scripts: str, **options: Any) -> gr.HTML:

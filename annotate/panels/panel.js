@@ -1,7 +1,7 @@
 // A read-only part of a page, drawn from its value: a list of blocks, each {"kind": ..., ...}. Text is only ever text.
 //   heading {text}   text {text, tone}   code {text}   tiles {items: [{label, value, note}]}   facts {rows: [[name, value]]}
 //   table {columns, rows, ids, picked, empty, wide: columns to hide on a phone}   meter {label, value}   stages {items: [{name, state, progress, note}]}
-//   prose {text: Markdown, of which paragraphs, headings, lists, bold, italics and code are drawn; the rest stays as it is}
+//   prose {tree: a formatted text, see tree.js}
 //   samples {items: [{title, prompt, response}]}   links {rows: [{name, note, links: [[text, href]]}]}
 //   columns, bars, intervals, copy: see plots.js
 // Clicking a row of a table that has ids triggers "pick" with {id}. A table with keys has buttons in its rows, actions:
@@ -41,32 +41,9 @@ const DRAW = {
     make("div", {}, make("strong", { text: row.name }), make("div", { class: "pawl-tile-note", text: row.note })),
     make("div", { class: "pawl-export-links" }, ...row.links.map(([text, href]) =>
       make("a", { class: "pawl-button", href, download: "", text, "aria-label": `${row.name} as ${text}` })))))),
-  prose: (block) => make("div", { class: "pawl-prose" }, ...block.text.split(/\n\s*\n/).filter((part) => part.trim()).map(part)),
+  prose: (block) => make("div", { class: "pawl-formatted pawl-prose" }, ...grow(block.tree)),
   table, columns, bars, intervals, copy,
 };
-
-// No image, link or markup comes of it: guidelines are text from people, too.
-const ITEM = /^\s*(?:[*-]|(\d+)\.)\s+/;
-function part(text) {
-  const heading = /^\s*(#{1,6})\s+(.*)$/.exec(text);
-  if (heading) return make("h3", {}, ...spans(heading[2]));
-  const lines = text.split("\n");
-  const first = ITEM.exec(lines[0]);
-  if (!first) return make("p", {}, ...spans(text));
-  const items = [];
-  for (const line of lines) {
-    if (ITEM.test(line)) items.push(line.replace(ITEM, "")); else items[items.length - 1] += `\n${line}`;
-  }
-  return make(first[1] ? "ol" : "ul", { start: first[1] }, ...items.map((item) => make("li", {}, ...spans(item))));
-}
-
-const MARKS = [[/^\*\*([^*]+)\*\*$/, "strong"], [/^\*([^*]+)\*$/, "em"], [/^`([^`]+)`$/, "code"]];
-function spans(text) {
-  return text.split(/(\*\*[^*]+\*\*|\*[^*\n]+\*|`[^`\n]+`)/).map((piece) => {
-    for (const [mark, tag] of MARKS) if (mark.test(piece)) return make(tag, { text: mark.exec(piece)[1] });
-    return piece;
-  });
-}
 
 function table(block) {
   if (!block.rows.length) return make("p", { class: "pawl-note", text: block.empty });

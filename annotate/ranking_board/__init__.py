@@ -5,7 +5,7 @@ with textContent and speaks to /api/v1 itself. A label travels by fetch with ret
 several times faster, and it survives a lost connection.
 
 desk.js       hand-out, drafts, lease, retry, submit, undo, skip: the same for the first two
-reading.js    texts formatted, from the trees of /api/v1/render
+reading.js    texts formatted, from the trees of /api/v1/render, which panels/tree.js draws
 words.js      counting and comparing words
 board.js      ranking K responses by keys, clicks or dragging, side by side or below each other
 details.js    ratings, flags and a rewrite of one response
@@ -14,7 +14,7 @@ writer.js     writing the ideal response
 converse.js   talking, replies that stream, and the board for each turn
 history.js    what one said before, each with a way to change it
 review.js     tasks on which labelers disagree, and the reviewer's own answer
-board.css     how the board looks; reading.css, formatted texts; desk.css, the rest
+board.css     how the board looks; desk.css, the rest
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from pathlib import Path
 
 import gradio as gr
 
+from annotate.panels import TREES
+
 FOLDER = Path(__file__).parent
-STYLE = "".join((FOLDER / name).read_text() for name in ("board.css", "reading.css", "desk.css"))
+STYLE = "".join((FOLDER / name).read_text() for name in ("board.css", "desk.css"))
 SHARED = ("desk.js", "reading.js", "words.js")
 BOARD = ("details.js", "dragging.js", "board.js")
 
@@ -56,5 +58,5 @@ def review_desk() -> gr.HTML:
 
 def _desk(*files: str, start: str = "") -> gr.HTML:
     # not a subclass: Gradio would write a stub file beside the source of each
-    script = "".join((FOLDER / name).read_text() for name in (*SHARED, *files)) + start
+    script = TREES + "".join((FOLDER / name).read_text() for name in (*SHARED, *files)) + start
     return gr.HTML(html_template="<div></div>", js_on_load=script, apply_default_css=False)

@@ -171,7 +171,7 @@ async function showGuideline(element) {
   const guideline = await call("GET", "/guideline");
   if (element.querySelector("dialog[open]")) return;
   const read = make("button", { type: "button", class: "pawl-button pawl-primary", text: "I have read this" });
-  const text = make("div", { class: "pawl-text pawl-guideline", tabindex: 0, text: guideline.text });
+  const text = make("div", { class: "pawl-formatted pawl-guideline", tabindex: 0 }, ...grow(guideline.tree));
   const dialog = make("dialog", { class: "pawl-dialog pawl-wide", "aria-label": "The guideline has changed" },
     make("h2", { text: "The guideline has changed" }), text, read);
   const done = () => {

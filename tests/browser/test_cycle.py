@@ -67,7 +67,7 @@ def test_label_retrain_and_label_the_new_model(app, page, pawl, screenshot, type
     page.goto(app.url + "/training")
     type_into(page.get_by_label("Options of single stages"), json.dumps(SMALL))
     page.get_by_role("button", name="Start", exact=True).click()
-    expect(page.get_by_text("cycle-0002 is running")).to_be_visible()
+    expect(page.get_by_text("cycle-0002 is running")).to_be_visible(timeout=60_000)
     wait_for(lambda: page.locator("canvas, svg.marks, .vega-embed").count() > 0, seconds=240)
     screenshot(page, "cycle-2-running")
     cycle = wait_for(lambda: ended(app.owner.get("/cycles/cycle-0002").json()), seconds=CYCLE_SECONDS)

@@ -63,7 +63,7 @@ def test_a_cycle_without_labels_says_how_many_are_missing_before_it_trains_anyth
         seed(feedback)
 
     process = start(tmp_path)
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=300)
 
     assert process.returncode == 1
     assert "8 rankings" in said and "there are 0" in said
@@ -82,7 +82,7 @@ def test_a_cycle_whose_ppo_was_killed_goes_on_there_and_ends(first_model, tmp_pa
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.05)
     os.kill(ppo.state()["pid"], signal.SIGKILL)
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
 
     assert process.returncode == 1
     assert cycle.state()["state"] == "failed"
@@ -138,7 +138,7 @@ def test_a_cycle_that_is_told_to_stop_says_so_and_can_be_resumed(tmp_path):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
 
     assert process.returncode == 143
     state = json.loads((tmp_path / "runs" / "cycle-0001" / "state.json").read_text())

@@ -168,12 +168,3 @@ def test_the_process_says_where_it_is_answers_and_ends_when_its_standard_input_c
     assert said["models"] == ["pretrain-0001"] and "token" not in said
     assert listed.json()["data"][0]["id"] == "pretrain-0001"
     assert code == 0
-
-
-@pytest.mark.slow
-def test_a_checkpoint_that_is_not_there_is_named(workspace):
-    command = [sys.executable, "-m", "training", "serve", "--checkpoint", "ppo-0009", "--workspace", workspace.root]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, stdin=subprocess.DEVNULL)
-
-    assert run.returncode == 1
-    assert "ppo-0009" in run.stderr and "Traceback" not in run.stderr
