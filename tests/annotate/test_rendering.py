@@ -238,7 +238,7 @@ def test_what_is_nested_too_deeply_stays_plain():
 
 
 def test_every_tag_and_attribute_is_one_that_the_page_knows():
-    script = (ROOT / "annotate/ranking_board/reading.js").read_text()
+    script = (ROOT / "annotate/panels/tree.js").read_text()
 
     def listed(name: str) -> set[str]:
         return set(re.search(rf'{name} = new Set\("([^"]+)"', script)[1].split())

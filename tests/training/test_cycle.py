@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,14 +37,21 @@ def cycle_command(workspace: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "training", "cycle", "--workspace", str(workspace), *arguments]
 
 
-def start(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        cycle_command(workspace, *arguments),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-    )
+@pytest.fixture
+def start():
+    """Starts a cycle: start(workspace, *arguments). One that still runs when its test ends is told to stop."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start_one(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        started.append(subprocess.Popen(cycle_command(workspace, *arguments), cwd=ROOT, **pipes))
+        return started[-1]
+
+    yield start_one
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(60)
 
 
 def rank_by_length(workspace: Path, count: int) -> None:
@@ -58,7 +66,7 @@ def rank_by_length(workspace: Path, count: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_cycle_without_labels_says_how_many_are_missing_before_it_trains_anything(tmp_path):
+def test_a_cycle_without_labels_says_how_many_are_missing_before_it_trains_anything(tmp_path, start):
     with open_feedback(Workspace.at(tmp_path)) as feedback:
         seed(feedback)
 
@@ -72,7 +80,7 @@ def test_a_cycle_without_labels_says_how_many_are_missing_before_it_trains_anyth
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_cycle_whose_ppo_was_killed_goes_on_there_and_ends(first_model, tmp_path):
+def test_a_cycle_whose_ppo_was_killed_goes_on_there_and_ends(first_model, tmp_path, start):
     workspace = shutil.copytree(first_model, tmp_path / "workspace")
     rank_by_length(workspace, 40)
     cycle, ppo = (RunFolder(workspace / "runs" / name) for name in ("cycle-0002", "ppo-0001"))
@@ -107,10 +115,10 @@ def test_a_cycle_whose_ppo_was_killed_goes_on_there_and_ends(first_model, tmp_pa
     with Store(Workspace.at(workspace).database) as store:
         assert store.checkpoint("ppo-0001").state == state["state"]
         assert store.run("cycle-0002")["state"] == state["state"]
-    hand_in_again(workspace, cycle)
+    hand_in_again(workspace, cycle, start)
 
 
-def hand_in_again(workspace: Path, cycle: RunFolder) -> None:
+def hand_in_again(workspace: Path, cycle: RunFolder, start: Callable[..., subprocess.Popen[str]]) -> None:
     """A cycle killed after a stage ended and before it was handed in hands it in when it is resumed, made only once."""
     ended = cycle.state()
     runs = {path.name for path in (workspace / "runs").iterdir()}
@@ -128,7 +136,7 @@ def hand_in_again(workspace: Path, cycle: RunFolder) -> None:
 
 
 @pytest.mark.slow
-def test_a_cycle_that_is_told_to_stop_says_so_and_can_be_resumed(tmp_path):
+def test_a_cycle_that_is_told_to_stop_says_so_and_can_be_resumed(tmp_path, start):
     with open_feedback(Workspace.at(tmp_path)) as feedback:
         seed(feedback)
     run = RunFolder(tmp_path / "runs" / "pretrain-0001")
