@@ -165,10 +165,10 @@ def stats(user: Researcher, context: Here) -> Json:
 
 @signed_in.get("/export/{kind}", tags=["data"], response_class=StreamingResponse)
 def export(
-    kind: Literal["demonstrations", "comparisons", "rankings", "prompts"],
+    kind: Literal["demonstrations", "comparisons", "unpaired", "rankings", "prompts"],
     user: Researcher,
     context: Here,
-    format: Literal["trl", "jsonl", "parquet", "csv"] = "jsonl",
+    format: Literal["trl", "trl-parquet", "jsonl", "parquet", "csv", "arrow"] = "jsonl",
 ) -> StreamingResponse:
     """A file of one consistent moment, streamed."""
     return exports.stream(context.store, kind, format)

@@ -14,24 +14,18 @@ from data import interchange
 if TYPE_CHECKING:
     from data.store import Store
 
-ENDINGS = {"trl": "jsonl", "jsonl": "jsonl", "parquet": "parquet", "csv": "csv"}
+ENDINGS = {"trl": "jsonl", "trl-parquet": "parquet"}  # of file names, where it is not the format
 one_at_a_time = threading.Lock()  # held while rows are read and written, never while a slow reader is waited for
 
 
 def stream(store: Store, kind: str, format: str) -> StreamingResponse:
     """The rows of `kind` as a file of `format`, all of the moment in which the first chunk is made."""
-    rows = {
-        "rankings": store.ranking_rows,
-        "comparisons": store.comparison_rows,
-        "demonstrations": store.demonstration_rows,
-        "prompts": store.prompt_rows,
-    }[kind]()
-    return attachment(interchange.stream(rows, kind, format), kind, format)
+    return attachment(interchange.stream(store.batches(kind), kind, format), kind, format)
 
 
 def attachment(chunks: Iterator[bytes], kind: str, format: str) -> StreamingResponse:
     """A file of these chunks, each made in its turn among all exports."""
-    name = f"pawl-{kind}{'-trl' if format == 'trl' else ''}.{ENDINGS[format]}"
+    name = f"pawl-{kind}{'-trl' if format.startswith('trl') else ''}.{ENDINGS.get(format, format)}"
     return StreamingResponse(
         _in_turn(chunks),
         media_type=interchange.MEDIA_TYPES[format],

@@ -1,7 +1,7 @@
 """Feedback from the command line, whether or not the app runs: it owns the store then, and is asked over HTTP.
 
     python -m data import prompts|demonstrations|comparisons|rankings FILE
-    python -m data export demonstrations|comparisons|rankings|prompts --to PATH [--format trl|jsonl|parquet|csv]
+    python -m data export demonstrations|comparisons|unpaired|rankings|prompts --to PATH [--format trl|hf|...]
     python -m data freeze | snapshots | verify | stats | withdraw LABEL|LABELER | seed
     python -m data add checkpoint|batch|run ID          (how training hands in what it made)
 
@@ -69,20 +69,38 @@ def import_(options: argparse.Namespace, workspace: Workspace) -> int:
 
 
 def export(options: argparse.Namespace, workspace: Workspace) -> int:
-    """Write a file of one consistent moment."""
+    """Write a file, or a dataset folder, of one consistent moment."""
     from data.client import Client
     from data.interchange import stream, write
     from data.owner import open_feedback
 
     ending = options.to.name.removesuffix(".gz").rpartition(".")[2]
-    format = options.format or (ending if ending in ("parquet", "csv") else "jsonl")
+    format = options.format or (ending if ending in ("parquet", "csv", "arrow") else "jsonl")
+    if format == "trl" and ending == "parquet":
+        format = "trl-parquet"
+    if format != "hf" and options.licence:
+        raise InvalidInput("--licence goes with --format hf, whose dataset card names it. Nothing was written.")
     with open_feedback(workspace) as feedback:
+        if format == "hf":
+            return _export_folder(feedback, options)
         if isinstance(feedback, Client):
             chunks = feedback.export(options.kind, format)
         else:
-            chunks = stream(_rows(feedback, options.kind), options.kind, format)
+            chunks = stream(feedback.batches(options.kind), options.kind, format)
         size = write(chunks, options.to)
     print(f"Wrote the {options.kind} to {options.to} ({size:,} bytes).")
+    return 0
+
+
+def _export_folder(feedback: Store | Client, options: argparse.Namespace) -> int:
+    from data.client import Client
+    from data.dataset_folder import write_folder
+
+    agreement, licence = feedback.stats()["agreement"], options.licence or "unknown"
+    batches = feedback.export_batches(options.kind) if isinstance(feedback, Client) else feedback.batches(options.kind)
+    rows = write_folder(batches, options.kind, options.to, agreement=agreement, licence=licence)
+    counted = ", ".join(f"{count:,} {split}" for split, count in rows.items()) or "no"
+    print(f"Wrote the {options.kind} to the dataset folder {options.to} ({counted} rows).")
     return 0
 
 
@@ -259,16 +277,6 @@ def _withdraw_labeler(feedback: Store | Client, name: str) -> list[str]:
         raise NotFound(f"There is no label and no labeler {name!r}. Nothing was withdrawn.") from error
 
 
-def _rows(store: Store, kind: str) -> Any:
-    verbs = {
-        "demonstrations": store.demonstration_rows,
-        "comparisons": store.comparison_rows,
-        "rankings": store.ranking_rows,
-        "prompts": store.prompt_rows,
-    }
-    return verbs[kind]()
-
-
 def _prompt_ids(feedback: Store | Client) -> set[str]:
     """The ids of the prompts there are, to tell which are new."""
     from data.client import Client
@@ -327,7 +335,12 @@ def _parser() -> argparse.ArgumentParser:
     exports = command("export", export, "write labels or prompts to a file")
     exports.add_argument("kind", choices=KINDS)
     exports.add_argument("--to", type=Path, required=True, metavar="PATH", help="the file; gzipped if it ends in .gz")
-    exports.add_argument("--format", choices=FORMATS, help="else by the file's name: parquet, csv, or jsonl")
+    exports.add_argument(
+        "--format",
+        choices=(*FORMATS, "hf"),
+        help="else by the file's name: parquet, arrow, csv, or jsonl; hf makes PATH a Hugging Face dataset folder",
+    )
+    exports.add_argument("--licence", metavar="NAME", help="with hf: the licence that its dataset card names")
     frozen = command("freeze", freeze, "freeze the labels into a snapshot named by its content")
     frozen.add_argument("--json", action="store_true", help="end with a line of JSON")
     listed = command("snapshots", snapshots, "list the snapshots")

@@ -9,6 +9,7 @@ come back as the store would have given them, its problem documents as the error
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from types import TracebackType
@@ -21,6 +22,8 @@ from data.errors import FeedbackError, StoreFailed
 from data.records import Checkpoint, NewPrompt, NewRanking, Role, TaskKind
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from data.batches import Batch
 
 CONNECT_SECONDS = 5
@@ -143,6 +146,18 @@ class Client:
                 yield from answer.iter_bytes()
         except httpx.TransportError as error:
             raise self._silence(error) from error
+
+    def export_batches(self, kind: str) -> Iterator[pa.RecordBatch]:
+        """The rows of an export in Arrow batches, by way of a temporary file."""
+        import pyarrow.parquet as pq  # a fifth of a second that the other calls do not need
+
+        from data.columns import ROW_GROUP, SCHEMAS
+
+        with tempfile.TemporaryFile() as file:
+            file.writelines(self.export(kind, "parquet"))
+            file.seek(0)
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=ROW_GROUP):
+                yield batch.cast(SCHEMAS[kind])
 
     # models and runs
 

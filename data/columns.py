@@ -1,14 +1,30 @@
-"""The columns of rows that leave the store, with their types: in snapshots, and in Parquet and CSV exports."""
+"""The columns of rows that leave the store, with their types: in snapshots and in exports.
+
+Rows travel as Arrow record batches; as dictionaries only where something takes them one by one.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 
+Row = dict[str, Any]
+
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _RESPONSES = pa.list_(pa.struct([("id", pa.string()), ("text", pa.string()), ("source", pa.string())]))
+ROW_GROUP = 4_000  # rows of a Parquet file that are compressed together; few, so that streaming readers start soon
+PARQUET = {  # how Parquet files are written: only columns with few values have a dictionary, since texts are all new
+    "compression": "zstd",
+    "use_dictionary": [
+        *("prompt_id", "task_id", "ranking_id", "labeler", "source", "split", "guideline", "created_at"),
+        *(f"{name}.list.element.role" for name in ("prompt", "messages", "completion", "chosen", "rejected")),
+        "responses.list.element.source",
+    ],
+    "write_statistics": ["label_id", "prompt_id", "created_at"],
+}
 JSON_COLUMNS = ("ratings", "flags", "rewrite")  # their keys differ from row to row, so they are kept as JSON text
 SCHEMAS: dict[str, pa.Schema] = {
     "prompts": pa.schema(
@@ -73,15 +89,51 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("rejected_id", pa.string()),
         ]
     ),
+    "unpaired": pa.schema(
+        [
+            ("ranking_id", pa.string()),
+            ("labeler", pa.string()),
+            ("prompt_id", pa.string()),
+            ("prompt", _MESSAGES),
+            ("completion", pa.string()),
+            ("label", pa.bool_()),
+            ("rank", pa.int32()),
+            ("split", pa.string()),
+            ("response_id", pa.string()),
+        ]
+    ),
 }
 
 
-def table_of(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows of the store as a typed table: columns the schema lacks are left out, JSON columns become text."""
-    json_columns = [name for name in JSON_COLUMNS if name in schema.names]
-    plain = [{**row, **{name: _json_text(row.get(name)) for name in json_columns}} for row in rows]
-    return pa.Table.from_pylist(plain, schema=schema)
+def rows_of(batch: pa.RecordBatch) -> list[Row]:
+    """The rows of a batch, with what its JSON columns hold."""
+    rows: list[Row] = batch.to_pylist()
+    names = [name for name in JSON_COLUMNS if name in batch.schema.names]
+    for row in rows:
+        row.update({name: json.loads(row[name]) for name in names if row[name] is not None})
+    return rows
+
+
+def batch_of(rows: Iterable[Row], kind: str) -> pa.RecordBatch:
+    """Rows as a batch in the order of snapshots: columns that the kind lacks are left out, JSON becomes its text."""
+    schema = SCHEMAS[kind]
+    names = [name for name in JSON_COLUMNS if name in schema.names]
+    plain = [{**row, **{name: _json_text(row.get(name)) for name in names}} for row in rows]
+    plain.sort(key=lambda row: (row["prompt_id"], row.get("label_id", "")))
+    return pa.RecordBatch.from_pylist(plain, schema=schema)
+
+
+def batches_of(rows: Iterable[pa.RecordBatch] | Iterable[Row], kind: str) -> Iterator[pa.RecordBatch]:
+    """Batches as they are; rows of anyone else, in any order, as one sorted batch."""
+    plain: list[Row] = []
+    for item in rows:
+        if isinstance(item, dict):
+            plain.append(item)
+        else:
+            yield item
+    if plain:
+        yield batch_of(plain, kind)
 
 
 def _json_text(value: Any) -> str | None:
-    return None if value is None else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return None if value is None else json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -1,16 +1,17 @@
 """Reading what stands at one consistent moment, as records and as export rows, streamed.
 
-Texts are fetched beside the labels, a few hundred tasks at a time, by another cursor: rows are only ever appended, so
-what a label of this moment refers to is the same at any later one. Tasks and prompts are numbered as they come in, so
-each such look-up reads few row groups, and memory stays flat however much there is.
+Rows leave as Arrow batches, by prompt and label, which data.assembly puts together from three streams of the database:
+labels, responses and prompts. Nothing is a Python object on the way, and memory stays flat however much there is.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
@@ -25,6 +26,9 @@ from data.records import (
     Response,
 )
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 PROMPT = "id, messages, tags, split, source, created_at"
 RESPONSE = "id, prompt_id, text, source, sampling, created_at"
 _RANKING = (
@@ -33,8 +37,53 @@ _RANKING = (
 )
 _DEMONSTRATION = "label_id, revision, task_id, prompt_id, labeler, response, seconds, guideline, source, created_at"
 CHUNK = 500  # rows at a time
+BATCH = 30_000  # rows of a stream at a time
 Row = dict[str, Any]
-T = TypeVar("T")
+
+# What goes out, as streams of rows that know their share. {chosen} and {wanted} are joins with what is asked for.
+_TIME = "replace(strftime({}.created_at, '%Y-%m-%dT%H:%M:%S.%f'), '.000000', '') || '+00:00' AS created_at"  # isoformat
+_MESSAGES = """from_json(messages, '[{{"role":"VARCHAR","content":"VARCHAR"}}]') AS messages"""
+_STREAMS = {
+    "rankings": f"""
+        SELECT share, label_id, revision, task_id, task_number, prompt_id, ranks, labeler, {_TIME.format("label")},
+            seconds, display_order, ratings::VARCHAR AS ratings, flags::VARCHAR AS flags, rewrite::VARCHAR AS rewrite,
+            comment, guideline
+        FROM standing_rankings label JOIN shares USING (prompt_id) {{chosen}}""",
+    "demonstrations": f"""
+        SELECT share, label_id, revision, task_id, prompt_id, response, labeler, source, {_TIME.format("label")},
+            seconds, guideline
+        FROM standing_demonstrations label JOIN shares USING (prompt_id) {{chosen}}""",
+    "prompts": f"""
+        SELECT share, prompt_id, {_MESSAGES}, tags, split, source, {_TIME.format("prompts")}
+        FROM prompts JOIN shares ON id = prompt_id""",
+    "responses": """
+        SELECT share, task_number, position, id, text, source FROM responses JOIN shares USING (prompt_id)
+        SEMI JOIN (SELECT task_number FROM standing_rankings {chosen}) USING (task_number)""",
+}
+# The prompts in order, with about the bytes that the rows of each will take.
+_SIZES = {
+    "rankings": """
+        SELECT prompt_id, sum(500 + len(ranks) * usual)::DOUBLE AS bytes
+        FROM standing_rankings {chosen} {wanted},
+            (SELECT coalesce(avg(strlen(text)), 0) AS usual FROM (SELECT text FROM responses LIMIT 10000))
+        GROUP BY prompt_id ORDER BY prompt_id""",
+    "demonstrations": """
+        SELECT prompt_id, sum(500 + strlen(response))::DOUBLE AS bytes FROM standing_demonstrations {chosen} {wanted}
+        GROUP BY prompt_id ORDER BY prompt_id""",
+    "prompts": """
+        SELECT prompt_id, (200 + strlen(messages))::DOUBLE AS bytes
+        FROM (SELECT id AS prompt_id, messages FROM prompts) {wanted} ORDER BY prompt_id""",
+}
+_PARTS = {  # the streams that a kind of rows is put together from
+    "rankings": ("rankings", "responses", "prompts"),
+    "demonstrations": ("demonstrations", "prompts"),
+    "prompts": ("prompts",),
+}
+
+
+def iso(time: datetime) -> str:
+    """ISO 8601, in UTC."""
+    return time.astimezone(UTC).isoformat()
 
 
 def prompt_of(row: tuple[Any, ...]) -> Prompt:
@@ -50,17 +99,11 @@ def response_of(row: tuple[Any, ...]) -> Response:
     return Response(id, prompt_id, text, source, json.loads(sampling), created_at)
 
 
-def iso(time: datetime) -> str:
-    """ISO 8601, in UTC."""
-    return time.astimezone(UTC).isoformat()
-
-
 class Moment:
     """One consistent moment of the store. Its iterators are read one after another, not two at once."""
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, texts: duckdb.DuckDBPyConnection, live: Live) -> None:
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, live: Live) -> None:
         self._cursor = cursor  # inside the transaction that is this moment
-        self._texts = texts
         self._live = live
         self._reading = False
 
@@ -120,87 +163,56 @@ class Moment:
                     created_at=created_at,
                 )
 
+    def batches(
+        self,
+        kind: str,
+        *,
+        labels: Collection[str] | None = None,
+        prompts: Collection[str] | None = None,
+        scratch: Path | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Rows of a kind of data.columns.SCHEMAS by prompt and label, in batches of some tens of megabytes at most.
+
+        With `labels` or `prompts` only those with these ids, and labels only of those prompts. `scratch` is the folder
+        for what does not fit in memory.
+        """
+        from data import assembly, pairs  # pyarrow and numpy: half a second that a sign-in does not need
+
+        if kind in pairs.OF_RANKINGS:
+            for batch in self.batches("rankings", labels=labels, prompts=prompts, scratch=scratch):
+                yield pairs.OF_RANKINGS[kind](batch)
+            return
+        chosen = self._join("chosen", "label_id", labels)
+        wanted = self._join("wanted", "prompt_id", prompts)
+        sizes = _SIZES[kind].format(chosen=chosen, wanted=wanted)
+        self._cursor.register("shares", assembly.shares_of(self._reader(sizes).read_all()))
+        streams = {name: partial(self._reader, _STREAMS[name].format(chosen=chosen)) for name in _PARTS[kind]}
+        for share in assembly.by_share(streams, scratch):
+            yield assembly.TABLES[kind](share)
+
+    def rows(self, kind: str) -> Iterator[Row]:
+        """The rows of `batches` as dictionaries, one by one."""
+        from data.columns import rows_of
+
+        for batch in self.batches(kind):
+            for start in range(0, len(batch), CHUNK):
+                yield from rows_of(batch.slice(start, CHUNK))
+
     def ranking_rows(self) -> Iterator[Row]:
         """One row per ranking, whole: the conversation, the responses in the task's order, what was said of them."""
-        for chunk in _chunks(self._standing_rankings()):
-            prompts = self._prompts({row["prompt_id"] for row in chunk})
-            responses = self._responses({row["task_id"] for row in chunk})
-            for row in chunk:
-                prompt = prompts[row["prompt_id"]]
-                yield {
-                    "label_id": row["label_id"],
-                    "revision": row["revision"],
-                    "task_id": row["task_id"],
-                    "prompt_id": row["prompt_id"],
-                    "prompt": prompt["messages"],
-                    "responses": responses[row["task_id"]],
-                    "ranks": row["ranks"],
-                    "labeler": row["labeler"],
-                    "created_at": iso(row["created_at"]),
-                    "seconds": row["seconds"],
-                    "display_order": row["display_order"],
-                    "split": prompt["split"],
-                    "unrankable": list(row["unrankable"]),
-                    "ratings": row["ratings"],
-                    "flags": row["flags"],
-                    "rewrite": row["rewrite"],
-                    "comment": row["comment"],
-                    "guideline": row["guideline"],
-                }
+        return self.rows("rankings")
 
     def comparison_rows(self) -> Iterator[Row]:
         """One row per decided pair of a ranking, ties left out; `chosen` and `rejected` are texts."""
-        for row in self.ranking_rows():
-            ranked = [(rank, response) for rank, response in zip(row["ranks"], row["responses"], strict=True) if rank]
-            for better, chosen in ranked:
-                for worse, rejected in ranked:
-                    if better < worse:
-                        yield {
-                            "ranking_id": row["label_id"],
-                            "labeler": row["labeler"],
-                            "prompt_id": row["prompt_id"],
-                            "prompt": row["prompt"],
-                            "chosen": chosen["text"],
-                            "rejected": rejected["text"],
-                            "margin": worse - better,
-                            "split": row["split"],
-                            "chosen_id": chosen["id"],
-                            "rejected_id": rejected["id"],
-                        }
+        return self.rows("comparisons")
 
     def demonstration_rows(self) -> Iterator[Row]:
         """One row per demonstration, with its conversation."""
-        for chunk in _chunks(self.demonstrations()):
-            prompts = self._prompts({label.prompt_id for label in chunk})
-            for label in chunk:
-                prompt = prompts[label.prompt_id]
-                yield {
-                    "label_id": label.label_id,
-                    "revision": label.revision,
-                    "task_id": label.task_id,
-                    "prompt_id": label.prompt_id,
-                    "prompt": prompt["messages"],
-                    "response": label.answer.response,
-                    "labeler": label.labeler,
-                    "source": label.source,
-                    "created_at": iso(label.created_at),
-                    "seconds": label.answer.seconds,
-                    "split": prompt["split"],
-                    "guideline": label.guideline,
-                }
+        return self.rows("demonstrations")
 
     def prompt_rows(self) -> Iterator[Row]:
-        """One row per prompt, oldest first."""
-        for rows in self._stream(f"SELECT {PROMPT} FROM prompts ORDER BY number"):
-            for id, messages, tags, split, source, created_at in rows:
-                yield {
-                    "prompt_id": id,
-                    "messages": json.loads(messages),
-                    "tags": tags,
-                    "split": split,
-                    "source": source,
-                    "created_at": iso(created_at),
-                }
+        """One row per prompt."""
+        return self.rows("prompts")
 
     def ranks_by_task(self) -> Iterator[list[list[int | None]]]:
         """The rankings of each task by several labelers, one from each (their latest), as vectors of ranks."""
@@ -233,21 +245,18 @@ class Moment:
                     row[name] = json.loads(row[name]) if row[name] is not None else None
                 yield row
 
-    def _prompts(self, ids: set[str]) -> dict[str, Row]:
-        sql = f"SELECT {PROMPT} FROM prompts WHERE number IN (SELECT unnest(?::BIGINT[]))"
-        found = self._texts.execute(sql, [[self._live.prompts[id] for id in ids]]).fetchall()
-        return {id: {"messages": json.loads(messages), "split": split} for id, messages, _, split, _, _ in found}
+    def _join(self, name: str, column: str, ids: Collection[str] | None) -> str:
+        """The join with a table of these ids, as SQL; nothing when all are meant."""
+        if ids is None:
+            return ""
+        import pyarrow as pa
 
-    def _responses(self, task_ids: set[str]) -> dict[str, list[Row]]:
-        """The responses of these tasks, each task's in its order."""
-        tasks = {self._live.tasks[id].number: id for id in task_ids}
-        sql = """SELECT task_number, id, text, source FROM responses
-                 WHERE task_number BETWEEN ? AND ? AND task_number IN (SELECT unnest(?::BIGINT[]))
-                 ORDER BY task_number, position"""
-        found: dict[str, list[Row]] = {id: [] for id in task_ids}
-        for number, id, text, source in self._texts.execute(sql, [min(tasks), max(tasks), list(tasks)]).fetchall():
-            found[tasks[number]].append({"id": id, "text": text, "source": source})
-        return found
+        self._cursor.register(name, pa.table({column: pa.array(list(ids), pa.string())}))
+        return f"SEMI JOIN {name} USING ({column})"
+
+    def _reader(self, sql: str) -> pa.RecordBatchReader:
+        self._refuse_a_second()
+        return self._cursor.sql(sql).to_arrow_reader(BATCH)
 
     def _stream(self, sql: str) -> Iterator[list[tuple[Any, ...]]]:
         self._refuse_a_second()
@@ -262,14 +271,3 @@ class Moment:
     def _refuse_a_second(self) -> None:
         if self._reading:  # DuckDB would end the first without a word
             raise RuntimeError("Another iterator of this moment is still being read: finish or close it first.")
-
-
-def _chunks(items: Iterator[T]) -> Iterator[list[T]]:
-    chunk: list[T] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from data.agreement import summary
 from data.client import Client
 from data.errors import FeedbackError, WorkspaceInUse
 from data.store import Store
@@ -76,17 +78,31 @@ def _text_of(path: Path) -> str | None:
         return None
 
 
-def freeze(store: Store, workspace: Workspace) -> Snapshot:
-    """Freeze what the store holds at this moment into the workspace's snapshots."""
+def freeze(
+    store: Store,
+    workspace: Workspace,
+    *,
+    labels: Collection[str] | None = None,
+    prompts: Collection[str] | None = None,
+    about: dict[str, Any] | None = None,
+) -> Snapshot:
+    """Freeze what the store holds at this moment into the workspace's snapshots.
+
+    With `labels` only the labels with these ids, and every prompt; with `prompts` only those and their labels. `about`
+    is what else the manifest is to say, such as how they were selected.
+    """
     from data import snapshots  # pyarrow: a fifth of a second that the other commands do not need
 
     promoted = store.promoted()
     with store.moment() as moment:
+        agreement = summary(moment.ranks_by_task())
+        rows = partial(moment.batches, labels=labels, prompts=prompts, scratch=workspace.snapshots)
         return snapshots.freeze(
             workspace.snapshots,
-            prompts=moment.prompt_rows(),
-            demonstrations=moment.demonstration_rows(),
-            rankings=moment.ranking_rows(),
-            agreement=store.stats()["agreement"],
+            rankings=rows("rankings"),
+            demonstrations=rows("demonstrations"),
+            prompts=rows("prompts"),
+            agreement=agreement,
             promoted=promoted.id if promoted else None,
+            about=about,
         )

@@ -1,4 +1,4 @@
-"""Rows of other tools into Pawl's records, and Pawl's rows into TRL's.
+"""Rows of other tools into Pawl's records.
 
 A function of a row either understands it or raises Misfit, which says in a few words what is wrong with it. Accepted:
 our own exports, TRL's prompt/completion and prompt/chosen/rejected (text or messages, the prompt also implicit),
@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from data.records import FLAGS, MAX_TEXT, RATINGS, Message, NewPrompt, NewRanking, NewResponse, Split
 
-KINDS = ("demonstrations", "comparisons", "rankings", "prompts")  # of rows that go out
-FORMATS = ("trl", "jsonl", "parquet", "csv")  # they go out in
+KINDS = ("demonstrations", "comparisons", "unpaired", "rankings", "prompts")  # of rows that go out
+FORMATS = ("trl", "trl-parquet", "jsonl", "parquet", "csv", "arrow")  # they go out in
 Row = dict[str, Any]
 ROLES = ("system", "user", "assistant")
 _SPLITS = {"train": "train"} | dict.fromkeys(
@@ -86,27 +86,6 @@ def ranking_of(row: Row, file: str) -> tuple[NewPrompt, NewRanking]:
         seconds=_seconds(row),
     )
     return _new_prompt(row, _conversation(row), file), ranking
-
-
-def trl_of(kind: str, row: Row) -> Row:
-    """A row of the store as TRL takes it: conversational prompt, completion, chosen and rejected."""
-    if kind == "demonstrations":
-        return _renamed(row, {"response": "completion"}, ("completion",))
-    if kind == "comparisons":
-        return _renamed(row, {}, ("chosen", "rejected"))
-    if kind == "prompts":
-        return _renamed(row, {"messages": "prompt"}, ())
-    texts = [_said(response["text"]) for response in row["responses"]]
-    return {**row, "completions": texts}
-
-
-def _renamed(row: Row, names: dict[str, str], responses: tuple[str, ...]) -> Row:
-    renamed = {names.get(name, name): value for name, value in row.items()}
-    return renamed | {name: _said(renamed[name]) for name in responses}
-
-
-def _said(text: str) -> list[Row]:
-    return [{"role": "assistant", "content": text}]
 
 
 def _new_prompt(row: Row, messages: tuple[Message, ...], source: str) -> NewPrompt:

@@ -1,13 +1,15 @@
 """Labels frozen into files that are named by their content.
 
-Reads   rows from the store (any iterators of them), or a snapshot folder
+Reads   batches of rows from the store, or a snapshot folder
 Writes  snapshots/<hash>/  manifest.json, README.md and one Parquet file for each kind and split
 Needs   pyarrow only: trainers read snapshots where no store can be opened
 
-The hash is of the rows: sha256 over the canonical JSON of each file's rows, sorted by prompt and label, then over the
-hashes of the six files; its first 16 hex digits are the name. So the same labels always give the same name, and an
-edited file no longer fits the folder it lies in. The folder is written under another name and renamed: a snapshot is
+The hash is of the rows, by prompt and label: of each file's columns (data/fingerprint.py), then of the six files'
+hashes; its first 16 hex digits are the name. So the same labels always give the same name, whatever order they came in
+and however the files are cut, and an edited file no longer fits the folder it lies in. The manifest is checked against
+the rows too, and sealed with a hash of its own. The folder is written under another name and renamed: a snapshot is
 there whole or not at all. `datasets.load_dataset(path)` reads it too; README.md tells it which file is which.
+Snapshots of format 1, which hashed rows as JSON and listed label ids in the manifest, are still read and verified.
 
     python -m data freeze
 """
@@ -19,24 +21,21 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.columns import SCHEMAS, table_of
+from data.cards import card
+from data.columns import PARQUET, ROW_GROUP, SCHEMAS, Row, batches_of
+from data.contents import FORMAT, KINDS, LABELS, SPLITS, Contents, file_of, name_of
 from data.errors import DamagedSnapshot, InvalidInput, NotFound
-
-Row = dict[str, Any]
-FORMAT = 1
-KINDS = ("prompts", "demonstrations", "rankings")
-SPLITS = ("train", "heldout")
-ROW_GROUP = 2_000  # rows; small, so that streaming readers start soon
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +57,13 @@ class Snapshot:
 
     @property
     def label_ids(self) -> frozenset[str]:
-        """The labels inside."""
-        return frozenset(self.manifest["label_ids"])
+        """The labels inside, read from the files."""
+        return frozenset(id for batch in self._label_ids() for id in batch.to_pylist())
+
+    def holds_any(self, label_ids: Iterable[str]) -> bool:
+        """Whether any of these labels is inside."""
+        wanted = pa.array(sorted(label_ids), pa.string())
+        return any(pc.any(pc.is_in(batch, wanted)).as_py() for batch in self._label_ids())
 
     @property
     def promoted(self) -> str | None:
@@ -67,11 +71,20 @@ class Snapshot:
         promoted: str | None = self.manifest["promoted"]
         return promoted
 
-    def rows(self, kind: str, split: str) -> Iterator[Row]:
+    def batches(self, kind: str, split: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows of one file, by prompt and label: `kind` is prompts, demonstrations or rankings."""
-        with pq.ParquetFile(self.path / _file(kind, split)) as file:
-            for batch in file.iter_batches(batch_size=ROW_GROUP):
-                yield from batch.to_pylist()
+        with pq.ParquetFile(self.path / file_of(kind, split)) as file:
+            yield from file.iter_batches(batch_size=ROW_GROUP, columns=columns)
+
+    def rows(self, kind: str, split: str) -> Iterator[Row]:
+        """The same rows as dictionaries, one by one."""
+        for batch in self.batches(kind, split):
+            yield from batch.to_pylist()
+
+    def _label_ids(self) -> Iterator[pa.Array]:
+        for kind in LABELS:
+            for split in SPLITS:
+                yield from (batch.column(0) for batch in self.batches(kind, split, ["label_id"]) if len(batch))
 
     def summary(self) -> dict[str, Any]:
         """What `python -m data freeze --json` and `POST /snapshots` answer."""
@@ -84,32 +97,40 @@ class Snapshot:
         }
 
 
+Rows = Iterable[pa.RecordBatch] | Iterable[Row]
+
+
 def freeze(
     folder: Path,
     *,
-    prompts: Iterable[Row],
-    demonstrations: Iterable[Row],
-    rankings: Iterable[Row],
+    prompts: Rows,
+    demonstrations: Rows,
+    rankings: Rows,
     agreement: dict[str, Any] | None = None,
     promoted: str | None = None,
+    about: dict[str, Any] | None = None,
 ) -> Snapshot:
     """Write the rows to `folder/<hash>/` and return it; the same rows return the snapshot that is already there.
 
-    The rows are those of the store's `prompt_rows`, `demonstration_rows` and `ranking_rows`, in any order; `promoted`
-    is the checkpoint promoted now, also in the Snapshot returned for one that was frozen under another. Raises
-    InvalidInput when there is not even a prompt, DamagedSnapshot when the snapshot already there was edited.
+    The rows are batches of the store, by prompt and label; or dictionaries like them in any order, which are then
+    held in memory. `promoted` is the checkpoint promoted now, also in the Snapshot returned for one that was frozen
+    under another; `about` is what else the manifest is to say. Raises InvalidInput when there is not even a prompt,
+    DamagedSnapshot when the snapshot already there was edited.
     """
     folder.mkdir(parents=True, exist_ok=True)
     building = folder / f".building-{secrets.token_hex(6)}"
     building.mkdir()
     try:
-        contents = _Contents(building)
-        # prompts last: labels that arrive meanwhile are left out, and no label in the snapshot lacks its prompt
+        contents = Contents()
         for kind, rows in (("rankings", rankings), ("demonstrations", demonstrations), ("prompts", prompts)):
-            contents.add(kind, rows)
+            (building / kind).mkdir()
+            _write_kind(building, kind, contents.added(kind, batches_of(rows, kind)))
         if not contents.counts["prompts"]:
             raise InvalidInput("There is nothing to freeze: no prompts yet. Import some, or run `python -m data seed`.")
-        manifest = contents.manifest() | {"agreement": agreement, "promoted": promoted}
+        known = {"agreement": agreement, "promoted": promoted, "about": about or {}}
+        manifest = _sealed(
+            contents.manifest() | known | {"created_at": datetime.now(UTC).isoformat(timespec="seconds")}
+        )
         _write(building / "README.md", _readme(manifest))
         _write(building / "manifest.json", json.dumps(manifest, indent=1))
         target = folder / manifest["hash"]
@@ -159,8 +180,8 @@ def folders(folder: Path) -> list[Path]:
 
 def tainted_snapshots(folder: Path, label_ids: Iterable[str]) -> list[str]:
     """The snapshots that hold any of these labels, oldest first."""
-    wanted = set(label_ids)
-    return [snapshot.hash for snapshot in listing(folder) if not wanted.isdisjoint(snapshot.manifest["label_ids"])]
+    wanted = list(label_ids)
+    return [snapshot.hash for snapshot in listing(folder) if snapshot.holds_any(wanted)]
 
 
 def tainted_checkpoints(folder: Path, snapshots: Iterable[str]) -> list[str]:
@@ -183,88 +204,26 @@ def _lineage(path: Path) -> dict[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
-@dataclass(slots=True)
-class _Contents:
-    """The files of a snapshot being written, and what its manifest will say of them."""
-
-    building: Path
-    counts: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(
-            ["demonstrations_trainable", "rankings_trainable", *KINDS, *(f"{kind}_heldout" for kind in KINDS)], 0
-        )
-    )
-    files: dict[str, str] = field(default_factory=dict)  # sha256 of each file's rows
-    lines: dict[str, int] = field(default_factory=dict)  # rows in each file
-    label_ids: list[str] = field(default_factory=list)
-    guidelines: set[str] = field(default_factory=set)
-    labelers: set[str] = field(default_factory=set)
-    created_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-
-    def add(self, kind: str, rows: Iterable[Row]) -> None:
-        (self.building / kind).mkdir()
-        with tempfile.TemporaryFile(dir=self.building) as scratch:
-            sorter = _Sorter(scratch, rows)
-            for split in SPLITS:
-                self._write_file(kind, split, sorter.sorted(split))
-
-    def _write_file(self, kind: str, split: str, rows: Iterator[Row]) -> None:
-        name, digest = _file(kind, split), hashlib.sha256()
-        self.lines[name] = 0
-        with (self.building / name).open("wb") as file:
-            with pq.ParquetWriter(file, SCHEMAS[kind], compression="zstd") as writer:
-                for chunk in _chunks(rows, ROW_GROUP):
-                    table = table_of(chunk, SCHEMAS[kind])
-                    writer.write_table(table)
-                    for row in table.to_pylist():  # what a reader will find, whatever the store's types were
-                        digest.update(_line(row))
-                        self._count(kind, split, row)
-                    self.lines[name] += len(chunk)
+def _write_kind(building: Path, kind: str, parts: Iterable[tuple[str, pa.RecordBatch]]) -> None:
+    """The files of one kind."""
+    with ExitStack() as files:
+        opened = {split: files.enter_context((building / file_of(kind, split)).open("wb")) for split in SPLITS}
+        with ExitStack() as stack:
+            writers = {
+                split: stack.enter_context(pq.ParquetWriter(file, SCHEMAS[kind], **PARQUET))
+                for split, file in opened.items()
+            }
+            for split, part in parts:
+                writers[split].write_batch(part, row_group_size=ROW_GROUP)
+        for file in opened.values():
             file.flush()
             os.fsync(file.fileno())
-        self.files[name] = digest.hexdigest()
-
-    def _count(self, kind: str, split: str, row: Row) -> None:
-        self.counts[kind] += 1
-        self.counts[f"{kind}_heldout"] += split == "heldout"
-        if kind == "prompts":
-            return
-        self.label_ids.append(row["label_id"])
-        self.labelers.add(row["labeler"])
-        if row["guideline"]:
-            self.guidelines.add(row["guideline"])
-        decided = kind == "demonstrations" or len({rank for rank in row["ranks"] if rank is not None}) > 1
-        self.counts[f"{kind}_trainable"] += split == "train" and decided
-
-    def manifest(self) -> dict[str, Any]:
-        return {
-            "hash": _name_of(self.files),
-            "format": FORMAT,
-            "created_at": self.created_at,
-            "counts": self.counts,
-            "label_ids": self.label_ids,
-            "guidelines": sorted(self.guidelines),
-            "labelers": sorted(self.labelers),
-            "files": {name: {"rows": self.lines[name], "sha256": self.files[name]} for name in sorted(self.files)},
-        }
 
 
-class _Sorter:
-    """Rows sorted on disk by prompt and label: only their keys are held in memory, however many labels there are."""
-
-    def __init__(self, scratch: IO[bytes], rows: Iterable[Row]) -> None:
-        self._file = scratch
-        self._places: dict[str, list[tuple[str, str, int, int]]] = {split: [] for split in SPLITS}
-        place = 0
-        for row in rows:
-            line = json.dumps(row).encode()
-            self._places[row["split"]].append((row["prompt_id"], row.get("label_id", ""), place, len(line)))
-            self._file.write(line)
-            place += len(line)
-
-    def sorted(self, split: str) -> Iterator[Row]:
-        for _, _, place, length in sorted(self._places[split]):
-            self._file.seek(place)
-            yield json.loads(self._file.read(length))
+def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with a hash of all that it says."""
+    said = {name: value for name, value in manifest.items() if name != "seal"}
+    return said | {"seal": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
 
 
 def _open(path: Path) -> Snapshot:
@@ -274,22 +233,36 @@ def _open(path: Path) -> Snapshot:
         raise NotFound(f"There is no snapshot in {path}. `python -m data snapshots` lists those there are.") from error
     except ValueError as error:
         raise DamagedSnapshot(_damage(path, path / "manifest.json", f"it is not JSON ({error})")) from error
-    if manifest.get("format") != FORMAT:
-        raise DamagedSnapshot(_damage(path, path / "manifest.json", f"its format is {manifest.get('format')!r}"))
+    if not isinstance(manifest, dict) or manifest.get("format") not in (1, FORMAT):
+        found = manifest.get("format") if isinstance(manifest, dict) else manifest
+        raise DamagedSnapshot(_damage(path, path / "manifest.json", f"its format is {found!r}, unknown to this Pawl"))
     return Snapshot(path, manifest)
 
 
 def _verify(snapshot: Snapshot) -> None:
-    found: dict[str, str] = {}
-    label_ids: list[str] = []
+    contents, found = Contents(), {}
+    old = snapshot.manifest["format"] == 1
     for kind in KINDS:
         for split in SPLITS:
-            name = _file(kind, split)
-            found[name] = _hash_rows(snapshot, kind, split, label_ids)
-            if found[name] != snapshot.manifest["files"].get(name, {}).get("sha256"):
-                raise DamagedSnapshot(_damage(snapshot.path, snapshot.path / name, "its rows were changed"))
-    if sorted(label_ids) != sorted(snapshot.manifest["label_ids"]) or _name_of(found) != snapshot.hash:
-        raise DamagedSnapshot(_damage(snapshot.path, snapshot.path / "manifest.json", "it does not fit the rows"))
+            name = file_of(kind, split)
+            found[name] = _hash_of_rows(snapshot, kind, split) if old else _read(snapshot, kind, split, contents)
+            said = snapshot.manifest["files"].get(name, {})
+            if found[name] != said.get("sha256"):
+                rows = (
+                    ""
+                    if old or contents.lines[name] == said.get("rows")
+                    else (f": {contents.lines[name]} rows where {said.get('rows')} were frozen")
+                )
+                raise DamagedSnapshot(_damage(snapshot.path, snapshot.path / name, f"its rows were changed{rows}"))
+    facts = {"hash": name_of(found)} if old else contents.manifest()
+    wrong = [name for name, value in facts.items() if snapshot.manifest.get(name) != value]
+    if old and snapshot.label_ids != set(snapshot.manifest["label_ids"]):
+        wrong.append("label_ids")
+    elif not old and not wrong and _sealed(snapshot.manifest) != snapshot.manifest:
+        wrong.append("something in it")
+    if wrong:
+        what = f"{', '.join(wrong)} does not fit the rows" if wrong != ["something in it"] else "it was edited"
+        raise DamagedSnapshot(_damage(snapshot.path, snapshot.path / "manifest.json", what))
     if snapshot.path.resolve().name != snapshot.hash:
         raise DamagedSnapshot(
             f"The folder {snapshot.path} holds snapshot {snapshot.hash}: it was renamed, or its rows were replaced. "
@@ -297,16 +270,29 @@ def _verify(snapshot: Snapshot) -> None:
         )
 
 
-def _hash_rows(snapshot: Snapshot, kind: str, split: str, label_ids: list[str]) -> str:
-    """The hash of one file's rows; its label ids are added to `label_ids`."""
+def _read(snapshot: Snapshot, kind: str, split: str, contents: Contents) -> str:
+    """The hash of one file's rows, which are counted too."""
+    name = file_of(kind, split)
+    try:
+        for batch in snapshot.batches(kind, split):
+            if batch.schema.names != SCHEMAS[kind].names:
+                raise DamagedSnapshot(_damage(snapshot.path, snapshot.path / name, "its columns were changed"))
+            batch.validate(full=True)
+            contents.add(kind, split, batch.cast(SCHEMAS[kind]))
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedSnapshot(_damage(snapshot.path, snapshot.path / name, f"it cannot be read ({error})")) from error
+    return contents.prints[name].hexdigest()
+
+
+def _hash_of_rows(snapshot: Snapshot, kind: str, split: str) -> str:
+    """The hash of one file's rows as format 1 took it."""
     digest = hashlib.sha256()
     try:
         for row in snapshot.rows(kind, split):
-            digest.update(_line(row))
-            if "label_id" in row:
-                label_ids.append(row["label_id"])
+            line = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+            digest.update(line.encode() + b"\n")
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        name = snapshot.path / _file(kind, split)
+        name = snapshot.path / file_of(kind, split)
         raise DamagedSnapshot(_damage(snapshot.path, name, f"it cannot be read ({error})")) from error
     return digest.hexdigest()
 
@@ -318,47 +304,24 @@ def _damage(path: Path, file: Path, what: str) -> str:
     )
 
 
-def _name_of(files: dict[str, str]) -> str:
-    """The snapshot's name from the hashes of its files' rows."""
-    text = "".join(f"{name} {files[name]}\n" for name in sorted(files))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _line(row: Row) -> bytes:
-    return json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-
-
-def _file(kind: str, split: str) -> str:
-    return f"{kind}/{split}.parquet"
-
-
-def _chunks(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
-    chunk: list[Row] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
 def _readme(manifest: dict[str, Any]) -> str:
-    """A dataset card: its YAML tells `datasets.load_dataset` the files, leaving out splits that hold no rows."""
-    lines, default = ["---", "configs:"], "  default: true"
-    for kind in ("rankings", "demonstrations", "prompts"):
-        splits = [split for split in SPLITS if manifest["files"][_file(kind, split)]["rows"]]
-        if splits:
-            lines += [f"- config_name: {kind}", *filter(None, [default]), "  data_files:"]
-            lines += [line for s in splits for line in (f"  - split: {s}", f"    path: {_file(kind, s)}")]
-            default = ""
-    counts = manifest["counts"]
-    return "\n".join(lines) + (
-        f"\n---\n\n# Snapshot {manifest['hash']}\n\n"
-        f"{counts['rankings']} rankings, {counts['demonstrations']} demonstrations and {counts['prompts']} prompts, "
-        f"frozen by Pawl on {manifest['created_at']}.\n"
-        'Read it with `datasets.load_dataset(path, "rankings")`, or as plain Parquet. A split without rows is left '
-        "out above: `datasets` cannot load an empty one.\n"
+    """The dataset card: its YAML tells `datasets.load_dataset` the files."""
+    kinds = ("rankings", "demonstrations", "prompts")
+    rows = {kind: {split: manifest["files"][file_of(kind, split)]["rows"] for split in SPLITS} for kind in kinds}
+    files = {kind: {split: file_of(kind, split) for split in SPLITS if rows[kind][split]} for kind in kinds}
+    return card(
+        f"Snapshot {manifest['hash']}",
+        {kind: found for kind, found in files.items() if found},
+        {kind: SCHEMAS[kind] for kind in kinds},
+        rows,
+        created_at=manifest["created_at"],
+        labelers=len(manifest["labelers"]),
+        agreement=manifest["agreement"],
+        licence="unknown",
+        made=(
+            'Human feedback, frozen by Pawl. Read it with `datasets.load_dataset(path, "rankings")`, or as plain '
+            "Parquet; `python -m data verify` tells whether a row was changed."
+        ),
     )
 
 

@@ -53,6 +53,8 @@ from data.validate import check_demonstration, check_draft, check_notes, check_r
 from data.writer import Writer
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from data.batches import Batch  # pyarrow: half a second that a sign-in does not need
 
 T = TypeVar("T")
@@ -80,6 +82,7 @@ class Store:
         self._now = now
         self._lease = timedelta(minutes=lease_minutes)
         self._database = open_database(path)
+        self._scratch = path.parent if path else None  # where an export lays aside what does not fit in memory
         try:
             self._writer = Writer(self._database.connection, now, self._failed)
         except duckdb.Error as error:
@@ -397,30 +400,39 @@ class Store:
     @contextmanager
     def moment(self) -> Iterator[exports.Moment]:
         """One consistent moment to read from: what is committed later is not in it."""
-        with self._guarded(), cursor_of(self._database) as cursor, cursor_of(self._database) as texts:
+        with self._guarded(), cursor_of(self._database) as cursor:
             cursor.execute("BEGIN TRANSACTION READ ONLY")
             cursor.execute("SELECT version FROM schema_version").fetchall()  # the moment is that of the first query
-            yield exports.Moment(cursor, texts, self._live)
+            yield exports.Moment(cursor, self._live)
+
+    def batches(self, kind: str) -> Iterator[pa.RecordBatch]:
+        """Export rows of rankings, comparisons, unpaired, demonstrations or prompts, of one moment, in Arrow batches.
+
+        What stands, in its latest revision, by prompt and label; data/columns.py has the columns of each kind.
+        """
+        with self.moment() as moment:
+            yield from moment.batches(kind, scratch=self._scratch)
+
+    def rows(self, kind: str) -> Iterator[dict[str, Any]]:
+        """The same rows as dictionaries, one by one."""
+        with self.moment() as moment:
+            yield from moment.rows(kind)
 
     def ranking_rows(self) -> Iterator[dict[str, Any]]:
-        """Export rows of the rankings that stand, of one moment, by task."""
-        with self.moment() as moment:
-            yield from moment.ranking_rows()
+        """Export rows of the rankings that stand."""
+        return self.rows("rankings")
 
     def comparison_rows(self) -> Iterator[dict[str, Any]]:
         """Export rows of every decided pair of every ranking that stands; ties are left out."""
-        with self.moment() as moment:
-            yield from moment.comparison_rows()
+        return self.rows("comparisons")
 
     def demonstration_rows(self) -> Iterator[dict[str, Any]]:
-        """Export rows of the demonstrations that stand, oldest first."""
-        with self.moment() as moment:
-            yield from moment.demonstration_rows()
+        """Export rows of the demonstrations that stand."""
+        return self.rows("demonstrations")
 
     def prompt_rows(self) -> Iterator[dict[str, Any]]:
-        """Export rows of the prompts, oldest first."""
-        with self.moment() as moment:
-            yield from moment.prompt_rows()
+        """Export rows of the prompts."""
+        return self.rows("prompts")
 
     # --------------------------------------------------------- models and runs
 

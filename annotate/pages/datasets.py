@@ -19,15 +19,38 @@ EXPORTS = (
         "Comparisons",
         "comparisons",
         "one row for each decided pair: prompt, chosen, rejected",
-        ("trl", "jsonl", "parquet", "csv"),
+        ("trl", "trl-parquet", "jsonl", "parquet", "arrow", "csv"),
     ),
-    ("Demonstrations", "demonstrations", "prompt and ideal response", ("trl", "jsonl", "parquet", "csv")),
-    ("Rankings", "rankings", "everything a labeler said of one task, ties included", ("jsonl", "parquet", "csv")),
-    ("Prompts", "prompts", "what the model is asked", ("jsonl", "parquet", "csv")),
+    (
+        "Verdicts",
+        "unpaired",
+        "single responses: true if ranked above most of the others, false if below",
+        ("trl", "trl-parquet", "jsonl", "parquet", "arrow", "csv"),
+    ),
+    (
+        "Demonstrations",
+        "demonstrations",
+        "prompt and ideal response",
+        ("trl", "trl-parquet", "jsonl", "parquet", "arrow", "csv"),
+    ),
+    (
+        "Rankings",
+        "rankings",
+        "everything a labeler said of one task, ties included",
+        ("jsonl", "parquet", "arrow", "csv"),
+    ),
+    ("Prompts", "prompts", "what the model is asked", ("jsonl", "parquet", "arrow", "csv")),
     ("Conversations", "conversations", "what labelers and a model said, and which were attacks", ("jsonl",)),
 )
 WIDE = ["Labelers", "Agreement", "Model then"]  # columns that a phone has no room for
-FORMATS = {"trl": "TRL", "jsonl": "JSONL", "parquet": "Parquet", "csv": "CSV"}
+FORMATS = {
+    "trl": "TRL",
+    "trl-parquet": "TRL Parquet",
+    "jsonl": "JSONL",
+    "parquet": "Parquet",
+    "arrow": "Arrow",
+    "csv": "CSV",
+}
 
 
 def layout(context: Context) -> None:

@@ -426,12 +426,8 @@ def labeled():
         yield store
 
 
-def rows_of(store, kind):
-    return getattr(store, {"prompts": "prompt_rows"}.get(kind, f"{kind[:-1]}_rows"))()
-
-
 def exported(store, kind, format):
-    return b"".join(stream(rows_of(store, kind), kind, format))
+    return b"".join(stream(store.batches(kind), kind, format))
 
 
 def test_trl_takes_demonstrations_as_conversations(labeled):
@@ -505,7 +501,7 @@ def test_parquet_is_typed(labeled):
 @pytest.mark.parametrize("kind", ["prompts", "demonstrations", "rankings", "comparisons"])
 def test_what_goes_out_comes_back(labeled, empty, tmp_path, kind, format):
     path = tmp_path / f"f.{'jsonl' if format == 'trl' else format}"
-    write(stream(rows_of(labeled, kind), kind, format), path)
+    write(stream(labeled.batches(kind), kind, format), path)
 
     report = import_file(empty, kind, path)
 

@@ -8,7 +8,6 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 
 import pytest
 
@@ -524,30 +523,38 @@ def test_an_export_is_of_one_moment_whatever_is_committed_while_it_is_read(store
     assert list(store.ranking_rows()) == []
 
 
-def test_two_iterators_of_one_moment_at_once_are_refused_and_of_two_moments_not(store, add_ranking_tasks, monkeypatch):
+def test_two_iterators_of_one_moment_at_once_are_refused_and_of_two_moments_not(
+    store, add_ranking_tasks, label, monkeypatch
+):
     monkeypatch.setattr("data.exports.CHUNK", 1)
     add_ranking_tasks(store, 3)
+    label(store, "ana")
+    label(store, "ana")
 
     with store.moment() as moment:
-        rows = moment.prompt_rows()
-        next(rows)
+        rankings = moment.rankings()
+        next(rankings)
         with pytest.raises(RuntimeError, match="still being read"):
-            next(moment.ranking_rows())
-        assert len(list(rows)) == 2
+            next(moment.prompt_rows())
+        assert len(list(rankings)) == 1
     assert len(list(zip(store.prompt_rows(), store.prompt_rows(), strict=True))) == 3
 
 
-def test_rows_come_by_task_in_chunks_and_none_is_missed(store, add_ranking_tasks, label, monkeypatch):
-    monkeypatch.setattr("data.exports.CHUNK", 2)
+def test_rows_come_by_prompt_and_label_in_batches_and_none_is_missed(store, add_ranking_tasks, label, monkeypatch):
+    monkeypatch.setattr("data.exports.BATCH", 3)  # rows at a time out of the database
+    monkeypatch.setattr("data.assembly.SHARE_BYTES", 2_000)  # about a prompt's rankings
     tasks = add_ranking_tasks(store, 7, overlap=2)
-    for name in ("ana", "ben"):
-        for _ in tasks:
-            label(store, name)
+    given = [label(store, name) for name in ("ana", "ben") for _ in tasks]
 
-    rows = list(store.ranking_rows())
+    batches = list(store.batches("rankings"))
+    rows = [row for batch in batches for row in batch.to_pylist()]
 
-    assert [row["task_id"] for row in rows] == [id for id in tasks for _ in range(2)]
-    assert all(one["label_id"] < two["label_id"] for one, two in pairwise(rows) if one["task_id"] == two["task_id"])
+    assert len(batches) > 3
+    assert sorted((row["task_id"], row["label_id"]) for row in rows) == sorted(given)
+    assert [(row["prompt_id"], row["label_id"]) for row in rows] == sorted(
+        (r["prompt_id"], r["label_id"]) for r in rows
+    )
+    assert {row["responses"][2]["text"] for row in rows} == {"Response 2."}
 
 
 def test_responses_are_read_by_id_and_unknown_ones_left_out(store, add_ranking_tasks):

@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from proof import checks
 from proof.significance import win_rate
 
-from data import exports, owner
+from data import assembly, owner
+from data.columns import batch_of, rows_of
 from data.records import Message, NewPrompt, NewRanking, NewResponse
 from data.runs import RunFolder
 from data.store import Store
@@ -214,12 +215,14 @@ def test_a_reference_that_follows_the_policy_does_not_pass(prove, controls, monk
 
 
 def test_chosen_and_rejected_swapped_on_the_way_out_do_not_pass(prove, controls, monkeypatch):
-    right = exports.Moment.ranking_rows
+    right = assembly.rankings
 
-    def swapped(moment):
-        for row in right(moment):
-            yield {**row, "ranks": [len(row["ranks"]) + 1 - rank for rank in row["ranks"]]}
+    def swapped(share):
+        rows = rows_of(right(share))
+        for row in rows:
+            row["ranks"] = [len(row["ranks"]) + 1 - rank for rank in row["ranks"]]
+        return batch_of(rows, "rankings")
 
-    monkeypatch.setattr(exports.Moment, "ranking_rows", swapped)
+    monkeypatch.setitem(assembly.TABLES, "rankings", swapped)
 
     assert any("lower bound" in line for line in objections([prove()], controls))

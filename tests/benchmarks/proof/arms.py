@@ -235,7 +235,7 @@ def label_pairs(root: Path, taste: str) -> Result:
     with stages.open_store(folder) as store, stages.open_store(root / taste) as labelled:
         stages.add_prompts(store, pairs_of(root, "reward_train"), "train")
         stages.add_prompts(store, pairs_of(root, "reward_test"), "heldout")
-        interchange.write(interchange.stream(labelled.comparison_rows(), "comparisons", "trl"), file)
+        interchange.write(interchange.stream(labelled.batches("comparisons"), "comparisons", "trl"), file)
         taken = interchange.import_file(store, "comparisons", file)
         return {"snapshots": {"12000": str(stages.freeze(store, folder))}, "comparisons": taken.new}
 
