@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -29,7 +30,7 @@ START_SECONDS = 120  # an app that is not there by then will not come
 _running: set[subprocess.Popen[str]] = set()  # commands, to be ended with the tests
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunningApp:
     """The app as a process of its own, on a free port."""
 
@@ -39,6 +40,18 @@ class RunningApp:
     owner: httpx.Client  # /api/v1, with the owner's token
     log: Path
     workspace: Path
+    pages: bool
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
+    def start_again(self) -> None:
+        """The same command, on the port it had."""
+        options = ["--port", str(urlsplit(self.url).port)]
+        self.process = _launched([*self.process.args, *options], self.log)
+        self.token = _when_ready(self.process, self.workspace, self.log, self.pages)["token"]
+        self.owner.headers["Authorization"] = f"Bearer {self.token}"
 
 
 @pytest.fixture(scope="session")
@@ -52,20 +65,26 @@ def _running_app(workspace: Path, *options: str, pages: bool = False) -> Iterato
     command = [sys.executable, "-m", "annotate", "--workspace", str(workspace), "--port", "0", "--no-train", *options]
     command += [] if pages else ["--no-pages"]
     log = workspace / "app.log"
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with log.open("ab") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT, env=environment)
+    process = _launched(command, log)
+    app = None
     try:
-        server = _when_ready(workspace, process, log, pages)
+        server = _when_ready(process, workspace, log, pages)
         headers = {"Authorization": f"Bearer {server['token']}"}
         with httpx.Client(base_url=server["url"] + "/api/v1", headers=headers, timeout=60) as owner:
-            yield RunningApp(process, server["url"], server["token"], owner, log, workspace)
+            app = RunningApp(process, server["url"], server["token"], owner, log, workspace, pages)
+            yield app
     finally:
+        process = app.process if app else process
         process.terminate()
         process.wait(30)
 
 
-def _when_ready(workspace: Path, process: subprocess.Popen[bytes], log: Path, pages: bool) -> dict[str, str]:
+def _launched(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+
+
+def _when_ready(process: subprocess.Popen[bytes], workspace: Path, log: Path, pages: bool) -> dict[str, str]:
     """What server.json says once the app of this process answers; with `pages`, once Gradio's pages are served too."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:

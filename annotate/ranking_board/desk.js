@@ -197,10 +197,10 @@ function runDesk(element, kind, view) {
   element.classList.add("pawl-desk");
   element.replaceChildren(work, bar);
   let who = "", task = null, ahead = null, previous = null, revising = false;
-  let busy = false, looking = false, renewing = false, saving = false, unsaved = false, touched = false, qualifying = false, synced, renewed = 0, done = 0;
+  let busy = false, looking = false, renewing = false, saving = false, unsaved = false, touched = false, qualifying = false, cut = false, synced, renewed = 0, done = 0;
 
-  const say = (text, tone = "") => { status.textContent = text; status.dataset.tone = tone; };
-  const trouble = () => say("No connection. Your work is kept here and is sent as soon as the server answers.", "warn");
+  const say = (text, tone = "") => { status.textContent = text; status.dataset.tone = tone; cut = false; };
+  const trouble = () => { say("No connection. Your work is kept here and is sent as soon as the server answers.", "warn"); cut = true; };
   const desk = { say, changed, submit, skip, element };
   const returns = new URLSearchParams(location.search).get("task");  // the task whose answer is to be revised
 
@@ -224,6 +224,7 @@ function runDesk(element, kind, view) {
     try {
       const answer = await once("PUT", `/tasks/${encodeURIComponent(mine.task_id)}/draft`, { lease: mine.lease, work: view.read(), seconds: watch.read() });
       if (task === mine) { synced = answer.saved_at; if (!unsaved) keep(); }
+      if (cut) say("The connection is back.");
     } catch (error) {
       if (task === mine) unsaved = true;
       if (!(error instanceof Refused)) trouble();
@@ -314,11 +315,17 @@ function runDesk(element, kind, view) {
     delete element.dataset.task;
     const why = qualifying ? QUALIFYING : view.idle(document.pawlProgress ?? null, done);
     const shown = JSON.stringify(why);
-    if (!arrived && work.dataset.why === shown && work.querySelector(".pawl-idle")) return;
+    if (!arrived && work.dataset.why === shown && work.querySelector(".pawl-idle")) {
+      if (cut) say("The connection is back.");
+      return;
+    }
     work.dataset.why = shown;
     const title = make("h1", { text: why.title, tabindex: -1 });
     const links = why.links.map(([text, href]) => make("a", { class: "pawl-button pawl-primary", href, text }));
-    if (previous) links.push(make("button", { type: "button", class: "pawl-button", onclick: back, title: "b", text: "Change my last answer" }));
+    if (previous) {
+      links.push(make("button", { type: "button", class: "pawl-button", onclick: back, title: "b", text: "Change my last answer" }),
+        make("button", { type: "button", class: "pawl-button", onclick: undo, title: "z", text: "Take it back" }));
+    }
     work.replaceChildren(make("section", { class: "pawl-idle" }, title, make("p", { text: why.text }), make("div", { class: "pawl-links" }, ...links)));
     bar.replaceChildren(make("div", { class: "pawl-actions" }, status));
     say(message && !message.startsWith("Saved") ? message : "");

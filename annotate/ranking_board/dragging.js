@@ -2,6 +2,8 @@
 
 // Calls `dropped` with the place under the pointer, or null; `clicked` when the letter was not dragged after all.
 function dragLetter(handle, letter, element, dropped, clicked) {
+  // No gesture of the browser's own begins here: after a flick it would swallow the next tap.
+  handle.addEventListener("touchstart", (touch) => touch.preventDefault(), { passive: false });
   handle.addEventListener("pointerdown", (down) => {
     if (down.button !== 0) return;
     down.preventDefault();

@@ -39,10 +39,20 @@ expect.set_options(timeout=20_000)  # milliseconds; the machine may be busy
 class AppServer:
     """A running app: where it is, and the owner's token."""
 
-    url: str
-    token: str
-    workspace: Path
+    process: Any  # tests/conftest.py: it can be stopped, and started again
     sampler: Any  # the server that answers who converses (tests/conftest.py)
+
+    @property
+    def url(self) -> str:
+        return self.process.url
+
+    @property
+    def token(self) -> str:
+        return self.process.token
+
+    @property
+    def workspace(self) -> Path:
+        return self.process.workspace
 
     def call(self, method: str, path: str, body: Any = None, token: str | None = None) -> Any:
         """One request to /api/v1, as the owner unless another token is given; the decoded answer, None for 204."""
@@ -98,7 +108,7 @@ def start_app(running_app: Any, openai_servers: Any) -> Callable[..., AbstractCo
         workspace.mkdir(parents=True, exist_ok=True)
         with openai_servers() as sampler:
             with running_app(workspace, "--sampler", sampler.url, pages=True) as app:
-                yield AppServer(app.url, app.token, app.workspace, sampler)
+                yield AppServer(app, sampler)
 
     return start
 
@@ -151,16 +161,28 @@ def page_as(app_server: AppServer, browser: Browser, idle_contexts: Any) -> Iter
     """page_as(role, width=, height=, dark=) gives a new person of that role an empty page in a browser of their own.
 
     They are signed in, and nothing is left there of who had it before; `alone` takes one that nobody had, and nobody
-    gets after. At the end no page may have raised an error in its scripts, nor asked anything of another host.
+    gets after; `phone` is such a one that is touched, of 360 by 740. At the end no page may have raised an error in its
+    scripts, nor asked anything of another host.
     """
     people: list[Person] = []
     ends: list[Callable[[], None]] = []
     url = app_server.url
     idle = idle_contexts.setdefault(url, [])
 
-    def sign_in(role: str, *, width: int = 1280, height: int = 860, dark: bool = False, alone: bool = False) -> Person:
+    def sign_in(
+        role: str,
+        *,
+        width: int = 1280,
+        height: int = 860,
+        dark: bool = False,
+        alone: bool = False,
+        phone: bool = False,
+    ) -> Person:
         name, token = app_server.person(role)
-        context = browser.new_context(base_url=url) if alone or not idle else idle.pop()
+        if phone:
+            alone, width, height = True, 360, 740
+        options: dict[str, Any] = {"has_touch": True, "is_mobile": True} if phone else {}
+        context = browser.new_context(base_url=url, **options) if alone or not idle else idle.pop()
         page = context.new_page()
         page.set_viewport_size({"width": width, "height": height})
         page.emulate_media(color_scheme="dark" if dark else "light")
