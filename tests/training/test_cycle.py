@@ -141,7 +141,8 @@ def test_a_cycle_that_is_told_to_stop_says_so_and_can_be_resumed(tmp_path, start
         seed(feedback)
     run = RunFolder(tmp_path / "runs" / "pretrain-0001")
 
-    process = start(tmp_path, "--stages", "pretrain,sft")
+    (tmp_path / "text.txt").write_text("The cat sat on the mat. " * 2000)
+    process = start(tmp_path, "--stages", "pretrain,sft", "--override", f"pretrain.text={tmp_path / 'text.txt'}")
     while run.state().get("step", 0) < 1:
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.1)
