@@ -202,7 +202,10 @@ class Live:
         collecting = gc.isenabled()
         gc.disable()  # millions of objects that all stay: each look through them would find nothing
         try:
+            filled = _filled(connection)
             for kind, (columns, handler) in live._handlers.items():
+                if TABLES[kind] not in filled:
+                    continue
                 result = connection.execute(f"SELECT {columns.replace(' ', ', ')} FROM {TABLES[kind]} ORDER BY rowid")
                 while rows := result.fetchmany(FETCH):
                     for row in rows:
@@ -461,6 +464,12 @@ class Live:
 
     def _ended(self, id: str) -> None:
         self.conversations[id] = replace(self.conversations[id], ended=True)
+
+
+def _filled(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    """The tables with rows. One query finds them, in a fifth of the time that a query of each empty one takes."""
+    looks = (f"(SELECT '{table}' FROM {table} LIMIT 1)" for table in TABLES.values())
+    return {table for (table,) in connection.execute(" UNION ALL ".join(looks)).fetchall()}
 
 
 def _taker(columns: str, handler: Callable[..., None]) -> Callable[[Row], None]:

@@ -113,7 +113,7 @@ MIGRATIONS: tuple[str, ...] = (_FIRST, _WORKBENCH, _CONVERSATIONS)
 
 
 def migrate(connection: duckdb.DuckDBPyConnection) -> None:
-    """Bring the tables up to date, each step in a transaction of its own. Raises StoreFailed for a newer store."""
+    """Bring the tables up to date, all steps or none. Raises StoreFailed for a newer store."""
     connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER, applied_at TIMESTAMPTZ)")
     found = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()
     version = found[0] if found else 0
@@ -122,12 +122,15 @@ def migrate(connection: duckdb.DuckDBPyConnection) -> None:
             f"This workspace was made by a newer Pawl (its tables are of version {version}, this one knows "
             f"{len(MIGRATIONS)}). Nothing was changed; install the newer Pawl to open it."
         )
-    for number, statements in enumerate(MIGRATIONS[version:], version + 1):
-        connection.execute("BEGIN")
-        try:
-            connection.execute(statements)
-            connection.execute("INSERT INTO schema_version VALUES (?, now())", [number])
-            connection.execute("COMMIT")
-        except duckdb.Error:
-            connection.execute("ROLLBACK")
-            raise
+    if version == len(MIGRATIONS):
+        return
+    connection.execute("BEGIN")
+    try:
+        connection.execute("".join(MIGRATIONS[version:]))
+        connection.execute(
+            f"INSERT INTO schema_version SELECT unnest(range({version + 1}, {len(MIGRATIONS) + 1})), now()"
+        )
+        connection.execute("COMMIT")
+    except duckdb.Error:
+        connection.execute("ROLLBACK")
+        raise
