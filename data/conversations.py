@@ -190,7 +190,7 @@ class Conversations:
         """What was said so far: the labeler's messages, and the replies that were chosen."""
         for turn in reversed(conversation.turns):
             if turn.chosen is not None:
-                prompt, responses = self._store._shown(turn.task_id)
+                prompt, responses = self._store._texts.of(turn.task_id)
                 return [*prompt.messages, Message("assistant", responses[turn.chosen].text)]
         return []
 
@@ -230,7 +230,7 @@ class Conversations:
             return None
         task = self._live.task(conversation.turns[-1].task_id).task
         lease = self._store._write(partial(hold, name=labeler, task_id=task.id, period=self._period))
-        prompt, _ = self._store._shown(task.id)
+        prompt, _ = self._store._texts.of(task.id)
         return Assignment(task, prompt, self._replies(conversation), lease.token, lease.expires_at)
 
     def choose(self, labeler: str, id: str, response_id: str | None = None) -> Conversation:
@@ -302,7 +302,7 @@ class Conversations:
     def _replies(self, conversation: Conversation) -> tuple[Response, ...]:
         """Those of the last turn, as the labeler is shown them."""
         task = self._live.task(conversation.turns[-1].task_id).task
-        _, responses = self._store._shown(task.id)
+        _, responses = self._store._texts.of(task.id)
         return tuple(responses[id] for id in labeling.display_order(task, conversation.labeler))
 
     def _best(self, conversation: Conversation) -> list[str]:
