@@ -213,7 +213,7 @@ class Conversations:
         new = NewPrompt(messages, split=self._side(conversation), source=f"converse:{id}")
         prompt = catalog.checked_prompts([new])[0]
         response_ids = tuple(new_id("r") for _ in range(replies))
-        task = Task(new_id("t"), "ranking", prompt.id, response_ids, 1, None, conversation.created_at)
+        task = Task(new_id("t"), "ranking", prompt.id, response_ids, 1, None)
         order = labeling.display_order(task, conversation.labeler)
         places = tuple(order.index(each) for each in response_ids)
         return PlannedTurn(id, key, len(conversation.turns), messages, prompt, task.id, response_ids, places)
