@@ -1,7 +1,8 @@
 """The HTTP API, /api/v1: each route checks the role and calls one verb of the store, or of what stands beside it.
 
 OpenAPI at /api/v1/openapi.json. Every error is a problem document (annotate.problems). The handlers are plain
-functions, so they run on the thread pool: a submission waits there for the commit that holds it.
+functions, so they run on the thread pool; but those that every labeler waits for after each task, `next_task` and
+`submit`, await the commit on the event loop, and are looked for first.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from annotate.bodies import (
     NewUser,
     NextTask,
     PromptBody,
-    RankingBody,
     Rankings,
     Skip,
     TaskBody,
@@ -41,6 +41,7 @@ from data.records import Checkpoint, CycleStatus
 
 router = APIRouter(prefix=PREFIX)
 to_all = APIRouter()
+labeling = roles.signed_in()
 signed_in = roles.signed_in()
 
 
@@ -69,20 +70,19 @@ def render(body: Texts, user: Anyone) -> Json:
 # labeling
 
 
-@signed_in.post("/tasks/next", tags=["labeling"], responses={204: {"description": "Nothing left"}}, response_model=Json)
-def next_task(body: NextTask, user: Labeler, context: Here) -> Any:
+@labeling.post("/tasks/next", tags=["labeling"], responses={204: {"description": "Nothing left"}}, response_model=Json)
+async def next_task(body: NextTask, user: Labeler, context: Here) -> Any:
     """My open lease first, else a new task. With `after`, a task that I hold, the one that comes after it."""
-    assignment = context.store.next_task(user.name, body.kind, body.after)
+    assignment = await context.store.awaiting.next_task(user.name, body.kind, body.after)
     if assignment is None:
         return Response(status_code=204)
     return workbench.task_of(context, user, assignment)
 
 
-@signed_in.put("/tasks/{task_id}/label", tags=["labeling"])
-def submit(task_id: str, body: LabelBody, user: Labeler, context: Here) -> Json:
+@labeling.put("/tasks/{task_id}/label", tags=["labeling"])
+async def submit(task_id: str, body: LabelBody, user: Labeler, context: Here) -> Json:
     """Store a label. The same body again gives the same answer; another body is a new revision."""
-    verb = context.store.submit_ranking if isinstance(body, RankingBody) else context.store.submit_demonstration
-    receipt = verb(
+    receipt = await context.store.awaiting.submit(
         user.name,
         task_id,
         body.lease,
@@ -281,6 +281,7 @@ def disable_user(name: str, user: Admin, context: Here) -> Json:
     return {"name": name, "active": False}
 
 
+router.include_router(labeling)
 router.include_router(to_all)
 router.include_router(workbench.router)
 router.include_router(insight.router)

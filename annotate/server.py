@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 ADMIN = "admin"
 GUIDELINES = Path(__file__).with_name("guidelines.md")  # what a new project begins with
+SWITCH = 0.0005  # seconds: a thread that comes back from the database need not wait Python's 5 ms for the event loop
 GRACE = 5  # seconds that open connections (event streams, downloads) get when the app stops
 
 
@@ -61,12 +62,16 @@ class Settings:
 
 def serve(workspace: Workspace, settings: Settings) -> int:
     """Serve until asked to stop; returns the exit code."""
+    gc.disable()  # the store makes millions of objects that all stay
     try:  # the store before the port: whoever starts Pawl twice is told where the first one is
         store = Store(workspace.database)
     except WorkspaceInUse as error:
         return _refuse(_with_address(error, workspace))
     except FeedbackError as error:
         return _refuse(str(error))
+    finally:
+        gc.freeze()  # a look through them for garbage would stop everybody for seconds
+        gc.enable()
     with store:
         try:
             listener = bound_socket(settings)
@@ -78,7 +83,7 @@ def serve(workspace: Workspace, settings: Settings) -> int:
 
 def _serve(app: App) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: through the finally below
-    gc.freeze()  # millions of objects that stay: a look through them for garbage would stop everybody for seconds
+    sys.setswitchinterval(SWITCH)
     try:
         app.run()
     except KeyboardInterrupt:  # uvicorn raises the signal again once it has stopped serving

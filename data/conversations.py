@@ -190,7 +190,7 @@ class Conversations:
         """What was said so far: the labeler's messages, and the replies that were chosen."""
         for turn in reversed(conversation.turns):
             if turn.chosen is not None:
-                prompt, responses = self._store._shown(turn.task_id)
+                prompt, responses = self._store._texts.of(turn.task_id)
                 return [*prompt.messages, Message("assistant", responses[turn.chosen].text)]
         return []
 
@@ -213,7 +213,7 @@ class Conversations:
         new = NewPrompt(messages, split=self._side(conversation), source=f"converse:{id}")
         prompt = catalog.checked_prompts([new])[0]
         response_ids = tuple(new_id("r") for _ in range(replies))
-        task = Task(new_id("t"), "ranking", prompt.id, response_ids, 1, None, conversation.created_at)
+        task = Task(new_id("t"), "ranking", prompt.id, response_ids, 1, None)
         order = labeling.display_order(task, conversation.labeler)
         places = tuple(order.index(each) for each in response_ids)
         return PlannedTurn(id, key, len(conversation.turns), messages, prompt, task.id, response_ids, places)
@@ -230,7 +230,7 @@ class Conversations:
             return None
         task = self._live.task(conversation.turns[-1].task_id).task
         lease = self._store._write(partial(hold, name=labeler, task_id=task.id, period=self._period))
-        prompt, _ = self._store._shown(task.id)
+        prompt, _ = self._store._texts.of(task.id)
         return Assignment(task, prompt, self._replies(conversation), lease.token, lease.expires_at)
 
     def choose(self, labeler: str, id: str, response_id: str | None = None) -> Conversation:
@@ -302,7 +302,7 @@ class Conversations:
     def _replies(self, conversation: Conversation) -> tuple[Response, ...]:
         """Those of the last turn, as the labeler is shown them."""
         task = self._live.task(conversation.turns[-1].task_id).task
-        _, responses = self._store._shown(task.id)
+        _, responses = self._store._texts.of(task.id)
         return tuple(responses[id] for id in labeling.display_order(task, conversation.labeler))
 
     def _best(self, conversation: Conversation) -> list[str]:

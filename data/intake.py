@@ -141,7 +141,7 @@ def _task_rows(ranking: CheckedImport, number: int, now: datetime) -> list[Row]:
 
 def _ranking_row(ranking: CheckedImport, number: int, labeler: str, source: str, now: datetime) -> RankingRow:
     answer, prompt_id = ranking.answer, ranking.ranking.prompt_id
-    task = Task(ranking.task_id, "ranking", prompt_id, ranking.response_ids, 0, None, now)
+    task = Task(ranking.task_id, "ranking", prompt_id, ranking.response_ids, 0, None)
     return RankingRow(
         label_id=ranking.label_id,
         revision=1,

@@ -12,9 +12,10 @@ heap through a log which each reads from where they stopped.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 
 RESTS_AFTER = 3  # skips
 
@@ -30,6 +31,7 @@ class Lease:
 
 
 _Place = tuple[int, int, int, str]  # of a task in a heap; the id is last
+_NO_LEASES: Mapping[str, Lease] = MappingProxyType({})  # one for all the tasks that nobody holds
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +41,7 @@ class _Task:
     number: int
     overlap: int
     labels: int = 0
-    leases: dict[str, Lease] = field(default_factory=dict)  # by labeler
+    leases: Mapping[str, Lease] = field(default_factory=lambda: _NO_LEASES)  # by labeler
     finished_with: tuple[str, ...] = ()  # labelers who labeled or skipped it
     fresh: bool = True  # nobody has touched it yet
     retired: bool = False
@@ -66,6 +68,10 @@ class _Task:
     def open_to(self, labeler: str) -> bool:
         mine = self.reserved_for in (None, labeler)
         return mine and self.free and labeler not in self.leases and labeler not in self.finished_with
+
+    def release(self, labeler: str) -> None:
+        if labeler in self.leases:
+            self.leases = {name: lease for name, lease in self.leases.items() if name != labeler} or _NO_LEASES
 
     @property
     def place(self) -> _Place:
@@ -102,9 +108,9 @@ class Queue:
 
         One that is reserved for a labeler is theirs by the lease that comes with it, and is picked for nobody else.
         """
-        task = self._tasks[task_id] = _Task(task_id, priority, number, overlap, reserved_for=reserved_for)
+        self._tasks[task_id] = _Task(task_id, priority, number, overlap, reserved_for=reserved_for)
         if overlap and reserved_for is None:
-            heapq.heappush(self._fresh, task.place)
+            heapq.heappush(self._fresh, (-priority, 1, number, task_id))
 
     def tidy(self) -> None:
         """Drop what a rebuild left behind of begun tasks, at once: else the first labeler after a start would wait."""
@@ -233,12 +239,12 @@ class Queue:
 
     def _hold(self, task: _Task, lease: Lease) -> None:
         self._begun_by.setdefault(lease.labeler, {}).setdefault(task.id)
-        task.leases[lease.labeler] = lease
+        task.leases = {**task.leases, lease.labeler: lease}
         self._leases += 1
         heapq.heappush(self._expiry, (lease.expires_at, self._leases, lease))
 
     def _finish(self, task: _Task, labeler: str) -> None:
-        task.leases.pop(labeler, None)
+        task.release(labeler)
         self._begun_by.get(labeler, {}).pop(task.id, None)
         if labeler not in task.finished_with:
             task.finished_with += (labeler,)
@@ -275,5 +281,5 @@ class Queue:
             lease = heapq.heappop(self._expiry)[2]
             task = self._tasks[lease.task_id]
             if task.leases.get(lease.labeler) is lease:  # not renewed, labeled or skipped since
-                del task.leases[lease.labeler]
+                task.release(lease.labeler)
                 self._offer(task)

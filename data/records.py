@@ -114,7 +114,6 @@ class Task:
     response_ids: tuple[str, ...]  # empty for demonstrations; display order is per labeler
     overlap: int  # labelers wanted
     batch_id: str | None
-    created_at: datetime
     purpose: Purpose = "work"
     repeat_of: str | None = None  # the task of which this is the second showing to the same labeler
 

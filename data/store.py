@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import duckdb
 
 from data import catalog, exports, history, intake, labeling, lineage, people
+from data.awaiting import Awaiting
 from data.conversations import Conversations
 from data.counts import Counts
 from data.database import cursor_of, open_database
@@ -30,6 +31,7 @@ from data.errors import NotFound, StoreFailed
 from data.insight import Insight, own
 from data.live import Live
 from data.project import Project
+from data.queue import Lease
 from data.records import (
     Assignment,
     Checkpoint,
@@ -49,8 +51,9 @@ from data.records import (
 )
 from data.review import Reviews
 from data.rows import Row
+from data.texts import Texts
 from data.validate import check_demonstration, check_draft, check_notes, check_ranking
-from data.writer import Writer
+from data.writer import Decide, Writer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,9 +62,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TokenKind = Literal["api", "session", "link"]
-SHOWN = 256  # tasks whose texts stay in memory
 SLICE = 1_000  # rows of an import in one commit: labelers wait behind no more than that
-STARTS = 3  # responses of models that a demonstration may begin with
 
 
 def utc_now() -> datetime:
@@ -96,7 +97,8 @@ class Store:
         self._counts = Counts()
         self._insight = Insight()
         self.conversations = Conversations(self, self._lease)
-        self._shown = lru_cache(SHOWN)(self._read_shown)  # several labelers are shown the same task, in turn
+        self._texts = Texts(self._read, lambda: self._live)
+        self.awaiting = Awaiting(self)
 
     def __enter__(self) -> Store:
         return self
@@ -172,8 +174,7 @@ class Store:
 
     def prompt(self, id: str) -> Prompt:
         """The prompt with that id. Raises NotFound."""
-        sql = f"SELECT {exports.PROMPT} FROM prompts WHERE number = ?"
-        return exports.prompt_of(self._read(sql, [self._live.prompt_number(id)])[0])
+        return self._texts.prompts([id])[id]
 
     def add_demonstration_tasks(self, prompt_ids: Sequence[str], overlap: int = 1) -> list[str]:
         """Ask for ideal responses: a task for each prompt that has none yet. The new tasks' ids."""
@@ -204,8 +205,7 @@ class Store:
         Newest batch first; within it, tasks that others have begun, then the oldest; and now and then a task that
         shows how well they judge (data/assignment.py). `after` is a task they hold, and asks for the one to follow.
         """
-        claim = partial(labeling.claim, name=labeler, kind=kind, period=self._lease, after=after)
-        lease = self._write(claim)
+        lease = self._write(self._claim(labeler, kind, after))
         return self._assignment(lease.task_id, lease.labeler, lease.token, lease.expires_at) if lease else None
 
     def labels_of(self, labeler: str, *, before: datetime | None = None, limit: int = 50) -> list[dict[str, Any]]:
@@ -267,20 +267,7 @@ class Store:
         Raises NotFound (no such task), InvalidInput (every field at fault, named) or Conflict (the lease has expired
         or is another's); nothing is stored then.
         """
-        task = self._live.task(task_id)
-        checked = check_ranking(answer, task.task)
-        check_notes(guideline, client_at)
-        return self._write(
-            partial(
-                labeling.submit_ranking,
-                name=labeler,
-                task=task,
-                token=lease,
-                answer=checked,
-                guideline=guideline,
-                client_at=client_at,
-            )
-        )
+        return self._write(self._submission(labeler, task_id, lease, answer, guideline, client_at))
 
     def submit_demonstration(
         self,
@@ -293,20 +280,7 @@ class Store:
         client_at: datetime | None = None,
     ) -> Receipt:
         """Keep a demonstration, on the terms of `submit_ranking`."""
-        task = self._live.task(task_id)
-        checked = check_demonstration(answer, task.task)
-        check_notes(guideline, client_at)
-        return self._write(
-            partial(
-                labeling.submit_demonstration,
-                name=labeler,
-                task=task,
-                token=lease,
-                answer=checked,
-                guideline=guideline,
-                client_at=client_at,
-            )
-        )
+        return self._write(self._submission(labeler, task_id, lease, answer, guideline, client_at))
 
     def skip(self, labeler: str, task_id: str, lease: str, reason: str) -> None:
         """Give the task back: its slot is free for others, and this labeler is never offered it again."""
@@ -376,7 +350,7 @@ class Store:
     def task_texts(self, task_id: str) -> tuple[Prompt, list[Response]]:
         """The prompt of a ranking task, and its responses in its own order. Raises NotFound."""
         task = self._live.task(task_id).task
-        prompt, responses = self._shown(task_id)
+        prompt, responses = self._texts.of(task_id)
         return prompt, [responses[id] for id in task.response_ids]
 
     def resting(self) -> list[dict[str, Any]]:
@@ -391,7 +365,7 @@ class Store:
             {
                 "task_id": id,
                 "kind": live.task(id).task.kind,
-                "prompt": [asdict(turn) for turn in self._shown(id)[0].messages],
+                "prompt": [asdict(turn) for turn in self._texts.of(id)[0].messages],
                 "reasons": reasons[id],
             }
             for id in ids
@@ -502,8 +476,30 @@ class Store:
         except duckdb.Error as error:
             raise StoreFailed(f"The database could not read this ({error}). Nothing was changed; try again.") from error
 
-    def _write(self, decide: Callable[[Live, datetime], tuple[Sequence[Row], T]]) -> T:
+    def _write(self, decide: Decide[T]) -> T:
         return self._writer.run(decide)
+
+    def _claim(self, labeler: str, kind: TaskKind, after: str | None) -> Decide[Lease | None]:
+        return partial(labeling.claim, name=labeler, kind=kind, period=self._lease, after=after)
+
+    def _submission(
+        self,
+        labeler: str,
+        task_id: str,
+        lease: str,
+        answer: RankingAnswer | DemonstrationAnswer,
+        guideline: str,
+        client_at: datetime | None,
+    ) -> Decide[Receipt]:
+        """What the writer is to decide of the answer. Raises NotFound or InvalidInput."""
+        task = self._live.task(task_id)
+        decide: Callable[..., tuple[list[Row], Receipt]]
+        if isinstance(answer, RankingAnswer):
+            decide = partial(labeling.submit_ranking, answer=check_ranking(answer, task.task))
+        else:
+            decide = partial(labeling.submit_demonstration, answer=check_demonstration(answer, task.task))
+        check_notes(guideline, client_at)
+        return partial(decide, name=labeler, task=task, token=lease, guideline=guideline, client_at=client_at)
 
     def _read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         with self._guarded(), cursor_of(self._database) as cursor:
@@ -513,7 +509,7 @@ class Store:
         """The task as the labeler of that pseudonym sees it."""
         live = self._live
         task = live.task(task_id).task
-        prompt, responses = self._shown(task.id)
+        prompt, responses = self._texts.of(task.id)
         order = labeling.display_order(task, labeler) if task.kind == "ranking" else ()
         return Assignment(
             task=task,
@@ -524,15 +520,3 @@ class Store:
             draft=live.drafts.get((task_id, labeler)),
             starts=() if task.kind == "ranking" else tuple(responses.values()),
         )
-
-    def _read_shown(self, task_id: str) -> tuple[Prompt, dict[str, Response]]:
-        """What a task shows: its prompt, and its responses by id; for a demonstration, some that models wrote."""
-        live = self._live.task(task_id)
-        sql = f"SELECT {exports.RESPONSE} FROM responses WHERE "
-        if live.task.kind == "ranking":
-            rows = self._read(sql + "task_number = ?", [live.number])
-        else:
-            latest = f"prompt_id = ? ORDER BY task_number DESC, position LIMIT {STARTS}"
-            rows = self._read(sql + latest, [live.task.prompt_id])
-        responses = map(exports.response_of, rows)
-        return self.prompt(live.task.prompt_id), {response.id: response for response in responses}

@@ -28,6 +28,7 @@ from data.rows import TABLES, DraftRow, Row
 T = TypeVar("T")
 Decide = Callable[[Live, datetime], tuple[Sequence[Row], T]]
 GROUP = 256  # calls in one commit at most
+FEW = 2  # rows of a table, up to which an INSERT costs less than an appender
 _Call = tuple[Decide[Any], "Future[Any]"]
 _ORDER = {kind: place for place, kind in enumerate(TABLES)}
 
@@ -54,12 +55,17 @@ class Writer:
 
     def run(self, decide: Decide[T]) -> T:
         """Decide, commit, answer. Raises what `decide` raises (nothing is stored then), or StoreFailed."""
+        return self.hand_in(decide).result()
+
+    def hand_in(self, decide: Decide[T]) -> Future[T]:
+        """As `run`, but the answer, or what it would raise, is still to come. Raises StoreFailed when closed."""
         answer: Future[T] = Future()
+        answer.set_running_or_notify_cancel()  # whoever gives up waiting cannot take it back
         with self._gate:
             if self._closed:
                 raise StoreFailed("The store is closed. Nothing was stored; start the app again.")
             self._waiting.put((decide, answer))
-        return answer.result()
+        return answer
 
     def close(self) -> None:
         """Answer what is waiting and end the thread."""
@@ -123,18 +129,27 @@ class Writer:
         by_table: dict[type[Row], list[Row]] = {}
         for row in rows:
             by_table.setdefault(type(row), []).append(row)
+        if len(rows) == 1 and DraftRow not in by_table:  # a statement by itself is a transaction
+            return self._append(type(rows[0]), rows)
         self._connection.execute("BEGIN")
         try:
             for kind in sorted(by_table, key=_ORDER.__getitem__):
-                rows_of_kind = self._drafts(by_table[kind]) if kind is DraftRow else by_table[kind]
-                appender = self._connection.appender(TABLES[kind])
-                appender.append_rows(rows_of_kind)
-                appender.flush()
+                self._append(kind, self._drafts(by_table[kind]) if kind is DraftRow else by_table[kind])
             self._connection.execute("COMMIT")
         except BaseException:
             with suppress(duckdb.Error):  # after a failed COMMIT no transaction is left to roll back
                 self._connection.execute("ROLLBACK")
             raise
+
+    def _append(self, kind: type[Row], rows: list[Row]) -> None:
+        if 0 < len(rows) <= FEW:
+            marks = f"({', '.join('?' * len(rows[0]))})"
+            values = [value for row in rows for value in row]
+            self._connection.execute(f"INSERT INTO {TABLES[kind]} VALUES {', '.join([marks] * len(rows))}", values)
+        elif rows:
+            appender = self._connection.appender(TABLES[kind])
+            appender.append_rows(rows)
+            appender.flush()
 
     def _drafts(self, rows: list[Row]) -> list[Row]:
         """The drafts that remain, after taking out those before them: a draft is no label, and only the last counts."""
