@@ -57,7 +57,7 @@ def panel(value: list[dict[str, Any]] | None = None) -> gr.HTML:
 
     Clicking a row fires `pick`, and a button in a row `act`.
     """
-    return _component("plots.js", "panel.js", value=value)
+    return _component("plots.js", "answers.js", "panel.js", value=value)
 
 
 def _component(*scripts: str, **options: Any) -> gr.HTML:
