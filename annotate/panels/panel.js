@@ -3,7 +3,7 @@
 //   table {columns, rows, ids, picked, empty, wide: columns to hide on a phone}   meter {label, value}   stages {items: [{name, state, progress, note}]}
 //   prose {text: Markdown, of which paragraphs, headings, lists, bold, italics and code are drawn; the rest stays as it is}
 //   samples {items: [{title, prompt, response}]}   links {rows: [{name, note, links: [[text, href]]}]}
-//   columns, bars, intervals, copy: see plots.js   answers: see answers.js
+//   columns, bars, intervals, points, copy: see plots.js   answers: see answers.js
 // Clicking a row of a table that has ids triggers "pick" with {id}. A table with keys has buttons in its rows, actions:
 // [[{text, act, sure}]], each of which triggers "act" with {id: the row's key, act}; answers have such buttons, too.
 
@@ -34,7 +34,7 @@ const DRAW = {
   stages: (block) => make("ol", { class: "pawl-stages" }, ...block.items.map((item) => make("li", { "data-state": item.state },
     make("span", { class: "pawl-stage-dot", "aria-hidden": "true" }), make("span", { class: "pawl-stage-name", text: item.name }),
     make("span", { class: "pawl-stage-note", text: item.note ?? "" })))),
-  answers,
+  answers, points,
   samples: (block) => make("div", { class: "pawl-samples" }, ...block.items.map((item) => make("article", { class: "pawl-sample" },
     make("div", { class: "pawl-who", text: item.title }), make("div", { class: "pawl-text pawl-sample-prompt", dir: "auto", text: item.prompt }),
     make("div", { class: "pawl-text", dir: "auto", text: item.response })))),
