@@ -131,6 +131,13 @@ class Admission(Body):
     labeler: str  # name or pseudonym
 
 
+class CheckBody(Body):
+    """A ranked task whose answer is to be expected of every labeler."""
+
+    task_id: str
+    purpose: Literal["gold", "qualification"] = "gold"
+
+
 class Texts(Body):
     """Texts to show, each by itself."""
 

@@ -12,7 +12,7 @@ from fastapi import Query
 from pydantic import AwareDatetime
 
 from annotate import roles
-from annotate.bodies import Admission, DraftBody, GuidelineRead, GuidelineText, Lease, Review
+from annotate.bodies import Admission, CheckBody, DraftBody, GuidelineRead, GuidelineText, Lease, Review
 from annotate.context import Context
 from annotate.rendering import render
 from annotate.roles import Anyone, Here, Json, Labeler, Researcher, Reviewer, ReviewingPerson
@@ -145,6 +145,30 @@ def admit(body: Admission, user: Researcher, context: Here) -> Json:
     return {"labeler": body.labeler}
 
 
+@router.get("/admissions", tags=["project"])
+def waiting(user: Researcher, context: Here) -> list[Json]:
+    """Labelers who get no work yet, with how they did in the qualification; those who answered all of it first."""
+    return context.store.checks.waiting()
+
+
+@router.get("/checks", tags=["project"])
+def checks(user: Researcher, context: Here) -> list[Json]:
+    """The gold and qualification tasks that labelers are given, with the known answer and how many gave it."""
+    return context.store.checks.known()
+
+
+@router.get("/checks/candidates", tags=["project"])
+def candidates(user: Researcher, context: Here) -> list[Json]:
+    """Ranked tasks that could be made into such a one: those reviewed first, then the latest that labelers agree on."""
+    return context.store.checks.candidates()
+
+
+@router.post("/checks", tags=["project"])
+def make_check(body: CheckBody, user: Researcher, context: Here) -> Json:
+    """Give a ranked task to every labeler as a check, with the answer that it got; `retire` takes it back. Its id."""
+    return {"task_id": context.store.checks.make(body.task_id, body.purpose, user.name)}
+
+
 @router.get("/tasks/resting", tags=["project"])
 def resting(user: Researcher, context: Here) -> list[Json]:
     """Tasks that three people skipped, with their reasons: nobody is offered them until they are returned."""
@@ -191,7 +215,7 @@ def adjudicate(task_id: str, body: Review, user: ReviewingPerson, context: Here)
 @router.post("/reviews/{task_id}/gold", tags=["review"])
 def make_gold(task_id: str, user: Researcher, context: Here) -> Json:
     """Give a reviewed task to every labeler from now on, silently, to see how well they judge. The new task's id."""
-    return {"task_id": context.store.reviews.make_gold(task_id, user.name)}
+    return {"task_id": context.store.checks.make(task_id, "gold", user.name)}
 
 
 def review_of(context: Context, task_id: str) -> Json:

@@ -47,12 +47,17 @@ def due(live: Live, now: datetime, user: User, kind: TaskKind, *, ahead: bool) -
 def must_qualify(live: Live, user: User) -> bool:
     """Whether this labeler is still to show that they can judge: never somebody who works already, or was let in."""
     labeler = user.pseudonym
-    tasks = [id for id, state in live.queues["qualification"].states() if state != "retired"]
-    if not tasks or user.role != "labeler" or labeler in live.admitted or labeler in live.ranked:
+    if user.role != "labeler" or labeler in live.admitted or labeler in live.ranked:
         return False
+    tasks, scores = qualification(live, labeler)
+    return len(scores) < tasks or (tasks > 0 and sum(scores) / len(scores) < live.settings.qualify_at)
+
+
+def qualification(live: Live, labeler: str) -> tuple[int, list[float]]:
+    """How many qualification tasks there are, and this labeler's scores in those that they answered."""
+    tasks = [id for id, state in live.queues["qualification"].states() if state != "retired"]
     scores = live.qualification.get(labeler, {})
-    given = [scores[id] for id in tasks if id in scores]
-    return len(given) < len(tasks) or sum(given) / len(given) < live.settings.qualify_at
+    return len(tasks), [scores[id] for id in tasks if id in scores]
 
 
 def score(live: Live, now: datetime, task: Task, labeler: str, ranks: Sequence[int | None]) -> list[Row]:

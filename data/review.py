@@ -14,13 +14,11 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from data import project
 from data.agreement import pairwise
-from data.errors import Conflict
 from data.exports import Moment, iso
 from data.labeling import display_order
 from data.live import Live, LiveTask
-from data.records import NewResponse, Prompt, RankingAnswer, Receipt, Response
+from data.records import RankingAnswer, Receipt
 from data.rows import RankingRow, Row, as_json, new_id
 from data.validate import CheckedRanking, check_ranking
 
@@ -55,9 +53,8 @@ class Reviews:
         write: Callable[[Decide[Any]], Any],
         live: Callable[[], Live],
         moment: Callable[[], AbstractContextManager[Moment]],
-        texts: Callable[[str], tuple[Prompt, list[Response]]],
     ) -> None:
-        self._write, self._live, self._moment, self._texts = write, live, moment, texts
+        self._write, self._live, self._moment = write, live, moment
 
     def disagreements(self) -> list[Disagreement]:
         """What is there to review, the worst first; then what was reviewed already."""
@@ -93,33 +90,6 @@ class Reviews:
             partial(adjudicate, name=reviewer, task=task, answer=checked, guideline=guideline)
         )
         return receipt
-
-    def make_gold(self, task_id: str, author: str) -> str:
-        """A gold task of a reviewed one, its adjudication the answer expected; the same one if asked again.
-
-        Its id. Raises NotFound, or Conflict when the task was not reviewed.
-        """
-        note = f"adjudication of {self._live().task(task_id).task.id}"
-        with self._moment() as moment:
-            known = moment.select("SELECT task_id FROM gold WHERE note = $note", {"note": note})
-        if known:
-            return str(known[0][0])
-        ranks = [label["ranks"] for label in self.labels(task_id) if label["source"] == "review"]
-        if not ranks:
-            raise Conflict(f"Task {task_id} was not reviewed, so nothing is expected of it. Review it first.")
-        prompt, responses = self._texts(task_id)
-        copies = [NewResponse(response.text, response.source, response.sampling) for response in responses]
-        decide = partial(
-            project.add_gold_task,
-            prompt_id=prompt.id,
-            responses=copies,
-            ranks=ranks[0],
-            purpose="gold",
-            note=note,
-            author=author,
-        )
-        gold: str = self._write(decide)
-        return gold
 
 
 def adjudicate(

@@ -24,6 +24,7 @@ import duckdb
 
 from data import catalog, exports, history, intake, labeling, lineage, people
 from data.awaiting import Awaiting
+from data.checks import Checks
 from data.conversations import Conversations
 from data.counts import Counts
 from data.database import cursor_of, open_database
@@ -93,7 +94,8 @@ class Store:
             self._database.close()
             raise
         self.project = Project(self._write, lambda: self._live)
-        self.reviews = Reviews(self._write, lambda: self._live, self.moment, self.task_texts)
+        self.reviews = Reviews(self._write, lambda: self._live, self.moment)
+        self.checks = Checks(self._write, lambda: self._live, self.moment, self.task_texts)
         self._counts = Counts()
         self._insight = Insight()
         self.conversations = Conversations(self, self._lease)

@@ -1,7 +1,7 @@
 """People: how labelers do and how far the project is, for researchers; who may sign in, for admins.
 
 Reads   the store's numbers about labelers and the project
-Writes  people: an invited one with a link that signs them in once, or that they are disabled
+Writes  people: an invited one with a link that signs them in once, or that they are disabled; labelers let in
 
 Researchers see pseudonyms alone; admins see names beside them.
 """
@@ -14,6 +14,7 @@ import gradio as gr
 
 from annotate import plots
 from annotate.context import Context
+from annotate.known import admitted, waiting_of
 from annotate.panels import allow, closed_to, header, panel
 from data.errors import FeedbackError
 from data.records import ROLES
@@ -33,6 +34,8 @@ def layout(context: Context) -> None:
     with gr.Column(visible=False) as body:
         with gr.Row(elem_classes="pawl-toolbar"):
             refresh = gr.Button("Refresh", scale=0, min_width=110)
+        waiting = panel()
+        let_in = panel()
         project = panel()
         labelers = panel()
         details = panel()
@@ -48,7 +51,7 @@ def layout(context: Context) -> None:
             invite = gr.Button("Invite", variant="primary", scale=0, min_width=140)
         said = panel()
         listed = panel()
-    numbers = [project, labelers, details, more, meanings]
+    numbers = [waiting, project, labelers, details, more, meanings]
 
     def on_load(request: gr.Request) -> tuple[Any, ...]:
         if (refusal := closed_to(context, request, "researcher")) is not None:
@@ -66,6 +69,11 @@ def layout(context: Context) -> None:
         names = names_of(context) if is_admin(context, request) else {}
         return plots.details_of(context.store.insight(), str(event.id), names)
 
+    def on_admit(event: gr.EventData, request: gr.Request) -> tuple[Blocks, Blocks]:
+        user = allow(context, request, "researcher")
+        said = admitted(context, str(event.id), user.name)
+        return said, waiting_of(context, names_of(context) if is_admin(context, request) else {})
+
     def on_invite(name: str, role: str, request: gr.Request) -> tuple[Blocks, Blocks, Any]:
         allow(context, request, "admin")
         said, taken = invited(context, name.strip(), role)
@@ -79,6 +87,7 @@ def layout(context: Context) -> None:
     gr.on(None, on_load, None, [notice, body, management, listed, *numbers], **quiet)
     refresh.click(on_refresh, None, numbers, **quiet)
     labelers.pick(on_pick, None, details, **quiet)
+    waiting.act(on_admit, None, [let_in, waiting], **quiet)
     gr.on([invite.click, name.submit], on_invite, [name, role], [said, listed, name], **quiet)
     listed.act(on_act, None, [said, listed], **quiet)
 
@@ -94,14 +103,15 @@ def names_of(context: Context) -> dict[str, str]:
     return {user.pseudonym: user.name for user in context.store.users()}
 
 
-def numbers_of(context: Context, with_names: bool) -> tuple[Blocks, Blocks, Blocks, Blocks, Blocks]:
-    """The panels of the page: the project, labelers, nobody's details, what else there is, and what it all means."""
+def numbers_of(context: Context, with_names: bool) -> tuple[Blocks, ...]:
+    """The panels of the page: who waits, the project, labelers, nobody's details, what else there is, what it means."""
     found = context.store.insight()
     progress = found["project"]
     names = names_of(context) if with_names else {}
     labelers = found["labelers"]
     timed = plots.seconds_of(progress["seconds"]["rankings"], found["bins"], "Seconds per ranking, everybody's")
     return (
+        waiting_of(context, names),
         [
             {"kind": "heading", "text": "Progress"},
             {"kind": "text", "text": f"As of {found['at'][:16].replace('T', ' ')} UTC."},

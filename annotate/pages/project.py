@@ -1,4 +1,4 @@
-"""Project: what labelers are asked to do, what is asked of them, and the tasks they would not do. For researchers."""
+"""Project: what labelers are asked to do, tasks whose answer is known, and tasks they would not do. For researchers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from annotate.context import Context
+from annotate.known import candidates_of, done, known_of
 from annotate.panels import allow, closed_to, header, panel, prose
 from data.errors import FeedbackError
 from data.records import FLAGS, Settings
@@ -40,6 +41,10 @@ def layout(context: Context) -> None:
         with gr.Row(elem_classes="pawl-toolbar"):
             save = gr.Button("Save these settings", variant="primary", scale=0, min_width=250)
         said = panel()
+        known = panel()
+        made = panel()
+        with gr.Accordion("Make one from a ranked task", open=False, elem_classes="pawl-fold") as offered:
+            candidates = panel()
         resting = panel()
         picked = gr.State("")
         with gr.Row(elem_classes="pawl-toolbar", visible=False) as decide:
@@ -48,11 +53,12 @@ def layout(context: Context) -> None:
 
     def on_load(request: gr.Request) -> list[Any]:
         if (refusal := closed_to(context, request, "researcher")) is not None:
-            return [refusal, gr.Column(visible=False), "", [], [], *(gr.skip() for _ in fields)]
+            return [refusal, gr.Column(visible=False), "", [], [], [], *(gr.skip() for _ in fields)]
         present = context.store.project.guideline()
         values = _values(context.store.project.settings())
         wording = present.text if present else ""
-        return [[], gr.Column(visible=True), wording, versions_of(context), resting_of(context), *values]
+        tables = versions_of(context), known_of(context), resting_of(context)
+        return [[], gr.Column(visible=True), wording, *tables, *values]
 
     def on_publish(wording: str, request: gr.Request) -> tuple[Blocks, Blocks]:
         user = allow(context, request, "researcher")
@@ -78,11 +84,22 @@ def layout(context: Context) -> None:
         allow(context, request, "researcher")
         return _decided(context, lambda: context.store.project.retire(task_id), "It is retired; its labels are kept.")
 
+    def on_unfold(request: gr.Request) -> Blocks:
+        allow(context, request, "researcher")
+        return candidates_of(context)
+
+    def on_check(event: gr.EventData, request: gr.Request) -> tuple[Blocks, Blocks, Blocks]:
+        user = allow(context, request, "researcher")
+        return done(context, str(event.id), str(event.act), user.name), known_of(context), candidates_of(context)
+
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    gr.on(None, on_load, None, [notice, body, text, versions, resting, *fields.values()], **quiet)
+    gr.on(None, on_load, None, [notice, body, text, versions, known, resting, *fields.values()], **quiet)
     text.change(on_preview, text, preview, trigger_mode="always_last", **quiet)
     publish.click(on_publish, text, [said, versions], **quiet)
     save.click(on_save, set(fields.values()), said, **quiet)
+    offered.expand(on_unfold, None, candidates, **quiet)
+    known.act(on_check, None, [made, known, candidates], **quiet)
+    candidates.act(on_check, None, [made, known, candidates], **quiet)
     resting.pick(on_pick, None, [picked, decide], **quiet)
     offer.click(on_offer, picked, [said, resting, decide], **quiet)
     retire.click(on_retire, picked, [said, resting, decide], **quiet)

@@ -15,6 +15,7 @@ import pandas as pd
 
 from annotate.context import Context
 from annotate.cycles import DEFAULT_STAGES
+from annotate.gains import gains_of
 from annotate.panels import STAGE_WORDS, allow, closed_to, header, panel
 from data.datasets import require_enough
 from data.errors import FeedbackError, InvalidInput, TooFewLabels
@@ -77,6 +78,7 @@ def layout(context: Context) -> None:
     seen = gr.State("")
     with gr.Column(visible=False) as body:
         form = _start_form(context)
+        gains = panel()
         with gr.Column(visible=False) as past:
             panel([{"kind": "heading", "text": "Cycles"}])
             with gr.Row(elem_classes="pawl-toolbar"):
@@ -92,9 +94,9 @@ def layout(context: Context) -> None:
 
     def on_load(request: gr.Request) -> tuple[Any, ...]:
         if (refusal := closed_to(context, request, "researcher")) is not None:
-            return refusal, gr.Column(visible=False), gr.Timer(active=False), [], *[gr.skip()] * len(shown)
-        ready = readiness(context, DEFAULT_STAGES)
-        return [], gr.Column(visible=True), gr.Timer(active=True), ready, *outputs(context, None, "")
+            return refusal, gr.Column(visible=False), gr.Timer(active=False), [], [], *[gr.skip()] * len(shown)
+        told = readiness(context, DEFAULT_STAGES), gains_of(context.store.checkpoints())
+        return [], gr.Column(visible=True), gr.Timer(active=True), *told, *outputs(context, None, "")
 
     def on_tick(cycle: str | None, mark: str, request: gr.Request) -> tuple[Any, ...]:
         allow(context, request, "researcher")
@@ -121,7 +123,7 @@ def layout(context: Context) -> None:
         return attempt(lambda: f"{context.cycles.resume(cycle)} goes on where it stopped.")
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    gr.on(None, on_load, None, [notice, body, timer, form["ready"], *shown], **quiet)
+    gr.on(None, on_load, None, [notice, body, timer, form["ready"], gains, *shown], **quiet)
     timer.tick(on_tick, [chosen, seen], shown, **quiet)
     chosen.change(on_choice, chosen, shown, **quiet)
     form["stages"].change(on_stages, form["stages"], form["ready"], **quiet)

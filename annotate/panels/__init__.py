@@ -59,7 +59,7 @@ def panel(value: list[dict[str, Any]] | None = None) -> gr.HTML:
 
     Clicking a row fires `pick`, and a button in a row `act`.
     """
-    return _component("tree.js", "plots.js", "panel.js", value=value)
+    return _component("tree.js", "plots.js", "answers.js", "panel.js", value=value)
 
 
 def prose(markdown: str) -> dict[str, Any]:

@@ -92,6 +92,36 @@ function intervals(block) {
   return plot(block, make("ul", { class: "pawl-rows" }, ...items, make("li", { class: "pawl-scale-row", "aria-hidden": "true" }, make("span", {}), scale, make("span", {}))));
 }
 
+// block: title, across and up: what the axes count, points: [{x, value, interval, label}] with shares for values, levels:
+// [{label, value}] as lines across, columns and rows of the table beside it, empty
+function points(block) {
+  if (!block.points.length) return nothing(block);
+  const right = roundUp(Math.max(...block.points.map((point) => point.x)));
+  const lowest = Math.min(0.5, ...block.points.map((point) => (point.interval ?? [point.value])[0]));
+  const bottom = Math.floor(10 * lowest) / 10;
+  const place = (name, style, more = {}) => {
+    const part = make("div", { class: name, ...more });
+    Object.assign(part.style, style);
+    return part;
+  };
+  const up = (share) => `${(100 * (share - bottom)) / (1 - bottom)}%`;
+  const marks = block.points.flatMap(({ x, value, interval, label }) => {
+    const left = `${(100 * x) / right}%`, title = `${label}: ${percent(value)}, ${x} ${block.across}`;
+    const reach = interval && place("pawl-reach", { left, bottom: up(interval[0]), height: `${(100 * (interval[1] - interval[0])) / (1 - bottom)}%` });
+    return [reach, place("pawl-spot", { left, bottom: up(value) }, { title })].filter(Boolean);
+  });
+  const levels = block.levels.map(({ value }, n) => place("pawl-level", { bottom: up(value) }, { "data-series": String(n + 2) }));
+  const told = block.levels.map(({ label, value }) => `${label} ${percent(value)}`);
+  const summary = `${block.title} ${block.points.length} points: ${block.up}, by ${block.across}. ${told.join(", ")}. The table below has the numbers.`;
+  const axis = [1, (1 + bottom) / 2, bottom].map((share) => make("span", { text: percent(share) }));
+  const field = make("div", { class: "pawl-columns", role: "img", "aria-label": summary }, make("div", { class: "pawl-axis pawl-tall" }, ...axis),
+    make("div", { class: "pawl-field pawl-tall" }, ...levels, ...marks), make("span", {}),
+    make("div", { class: "pawl-across" }, ...["0", block.across, plain(right)].map((text) => make("span", { text }))));
+  const lines = told.map((text, n) => make("li", {}, make("span", { class: "pawl-dash", "data-series": String(n + 2), "aria-hidden": "true" }), make("span", { text })));
+  return plot(block, field, make("ul", { class: "pawl-legend" }, make("li", {}, make("span", { class: "pawl-swatch pawl-round", "aria-hidden": "true" }), make("span", { text: block.up })), ...lines),
+    make("details", { class: "pawl-numbers" }, make("summary", { text: "As a table" }), table({ columns: block.columns, rows: block.rows })));
+}
+
 // block: label, path: of this site, shown whole, to be copied
 function copy(block) {
   const address = new URL(block.path, location.origin).href;

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime
 
+import pytest
+
+from annotate.gains import gains_of
+from annotate.known import in_words
 from annotate.plots import days_of, details_of, queue_of, table_of
+from data.records import Checkpoint
 
 NOTHING = {"value": None, "interval": None, "pairs": 0, "warning": False}
 
@@ -60,4 +65,43 @@ def test_the_queue_counts_every_state_of_a_task():
         ("open", 4),
         ("resting", 2),
         ("retired", 1),
+    ]
+
+
+def reward_model(n: int, rankings: int, accuracy: float | None, error: float | None = 0.02) -> Checkpoint:
+    metrics = {"heldout_accuracy": accuracy, "heldout_accuracy_error": error, "heldout_pairs": 300}
+    metrics |= {"train_rankings": rankings, "agreement": 0.7 + n / 100, "ceiling": 0.8}
+    made = datetime(2026, 3, n, tzinfo=UTC)
+    return Checkpoint(f"reward-{n}", "reward", (), None, metrics, "candidate", "", made)
+
+
+def test_what_more_rankings_gave_reward_models_is_told_apart_from_chance():
+    first, second, third = reward_model(1, 100, 0.6), reward_model(2, 220, 0.64), reward_model(3, 230, 0.72)
+    sft = Checkpoint("sft-1", "sft", (), None, {"loss": 2.0}, "candidate", "", datetime(2026, 3, 4, tzinfo=UTC))
+
+    plot, said = gains_of([third, reward_model(1, 90, None), first, sft, second])
+
+    assert [(point["x"], point["value"]) for point in plot["points"]] == [(100, 0.6), (220, 0.64), (230, 0.72)]
+    assert plot["points"][0]["interval"] == pytest.approx((0.5608, 0.6392), abs=1e-4)  # 0.6 -+ 1.96 * 0.02
+    assert [level["value"] for level in plot["levels"]] == [0.73, 0.8]  # the newest model's
+    # a difference of 0.12 against 1.96 * sqrt(2) * 0.02 = 0.055
+    assert said[
+        "text"
+    ] == "From 100 rankings to 230: 60% (56 to 64), then 72% (68 to 76). That is more than chance: " + (
+        "labels still help."
+    )
+    assert "Chance alone may do that" in gains_of([first, second])[1]["text"]  # 0.04 is less
+    assert "twice as many" in gains_of([second, third])[1]["text"]
+    assert "too few" in gains_of([first, reward_model(3, 400, 0.9, None)])[1]["text"]
+    assert gains_of([sft]) == [gains_of([])[0]] and gains_of([])[0]["points"] == []
+
+
+def test_a_known_answer_reads_best_first_with_its_ties():
+    found = in_words([4, None, 2, 4], ["a", "b", "c", "d"])
+
+    assert [(each["place"], each["text"]) for each in found] == [
+        ("1 best", "c"),
+        ("2, tie", "a"),
+        ("2, tie", "d"),
+        ("unrankable", "b"),
     ]

@@ -139,7 +139,12 @@ def finished_cycle(app_server):
     return cycle
 
 
-def test_training_shows_curves_samples_and_why_a_cycle_failed(page_as, screenshot, finished_cycle):
+def test_training_shows_curves_samples_and_why_a_cycle_failed(app_server, page_as, screenshot, finished_cycle):
+    made = {"stage": "reward", "parents": [], "snapshot": None, "state": "candidate", "reason": ""}
+    for n, accuracy in ((1, 0.6), (2, 0.75)):
+        metrics = {"heldout_accuracy": accuracy, "heldout_accuracy_error": 0.02, "train_rankings": 100 * n}
+        body = {"id": f"reward-900{n}", "metrics": metrics | {"agreement": 0.8, "ceiling": 0.9}}
+        app_server.call("POST", "/checkpoints", made | body | {"created_at": f"2026-01-0{n}T03:04:05+00:00"})
     page = page_as("researcher", height=1500).visit("/training")
 
     expect(page.get_by_text(f"{finished_cycle.id} failed")).to_be_visible()
@@ -148,6 +153,8 @@ def test_training_shows_curves_samples_and_why_a_cycle_failed(page_as, screensho
     expect(page.get_by_text("<img src=x onerror=alert(1)> hello")).to_be_visible()
     expect(page.get_by_role("button", name="Resume")).to_be_visible()
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    expect(page.locator(".pawl-spot")).to_have_count(2)
+    expect(page.get_by_text("From 100 rankings to 200: 60% (56 to 64), then 75% (71 to 79)")).to_be_visible()
     expect(page.locator(".vega-embed")).to_have_count(4)
     screenshot(page, "training-failed")
     page.get_by_role("button", name="More about PPO").click()

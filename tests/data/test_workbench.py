@@ -18,7 +18,9 @@ NO_CHECKS = {"gold_share": 0.0, "repeat_share": 0.0}
 
 
 def submit(store, name, assignment, ranks):
-    answer = RankingAnswer(dict(zip(assignment.task.response_ids, ranks, strict=True)))
+    given = dict(zip(assignment.task.response_ids, ranks, strict=True))
+    ranked = {id: rank for id, rank in given.items() if rank is not None}
+    answer = RankingAnswer(ranked, unrankable=tuple(given.keys() - ranked.keys()))
     return store.submit_ranking(name, assignment.task.id, assignment.lease, answer, guideline="g1")
 
 
@@ -317,6 +319,63 @@ def test_a_known_answer_that_knows_nothing_is_refused(store, gold):
     with pytest.raises(InvalidInput):
         store.project.add_gold_task(prompt, TEXTS, gold)
     assert store.stats()["tasks"]["ranking"]["open"] == 0
+
+
+def test_a_ranked_task_becomes_a_check_with_the_answer_that_its_labelers_agree_on(store, add_ranking_tasks):
+    store.add_user("rita", "reviewer")
+    store.project.change_settings(NO_CHECKS, "researcher")
+    alike, apart = add_ranking_tasks(store, 2, overlap=2, responses=3)
+    for name, ranks in (("ana", {alike: [1, 1, 2], apart: [1, 2, 3]}), ("ben", {alike: [2, 2, 3], apart: [3, 2, 1]})):
+        for _ in ranks:
+            mine = store.next_task(name, "ranking")
+            submit(store, name, mine, ranks[mine.task.id])
+    [found] = store.checks.candidates()
+    assert (found["task_id"], found["origin"], found["labels"]) == (alike, "ranking", 2)
+    assert found["responses"] == [response.text for response in store.task_texts(alike)[1]]
+    with pytest.raises(Conflict, match="review it first"):
+        store.checks.make(apart, "gold", "eva")
+
+    ids = store.task_texts(apart)[1]
+    answer = RankingAnswer({ids[0].id: 1, ids[1].id: 2}, unrankable=(ids[2].id,))
+    store.reviews.adjudicate("rita", apart, answer, guideline="g1")
+    assert [each["task_id"] for each in store.checks.candidates()] == [apart, alike]  # what was reviewed comes first
+    gold = store.checks.make(apart, "gold", "eva")
+    assert store.checks.make(apart, "gold", "eva") == gold  # a second press
+    assert [each["task_id"] for each in store.checks.candidates()] == [alike]
+    with pytest.raises(Conflict, match="checks labelers already"):
+        store.checks.make(gold, "gold", "eva")
+
+    store.project.change_settings({"gold_share": 0.5}, "researcher")
+    add_ranking_tasks(store, 20, overlap=2, responses=3)
+    given = {"ana": [1, 2, None], "ben": [1, 3, 2]}
+    for name, ranks in given.items():
+        while (mine := store.next_task(name, "ranking")).task.id != gold:
+            submit(store, name, mine, [1, 2, 3])
+        submit(store, name, mine, ranks)
+    [known] = store.checks.known()
+    assert (known["purpose"], known["ranks"], known["author"]) == ("gold", [1, 2, None], "eva")
+    # ben has the one pair that the known answer ranks as it should be, but says more than it
+    assert (known["labels"], known["right"], known["agreement"]) == (2, 1, 1.0)
+
+    store.project.retire(gold)
+    assert store.checks.known() == []
+    assert store.checks.make(apart, "gold", "eva") != gold  # taken back, it can be made again
+
+
+def test_who_waits_to_be_let_in_is_listed_with_their_score(store, add_ranking_tasks):
+    add_ranking_tasks(store, 1, overlap=3)
+    for n, ranks in enumerate(([1, 2, 3], [3, 2, 1])):
+        store.project.add_gold_task(a_prompt(store, f"Test {n}?"), TEXTS, ranks, purpose="qualification")
+    labelers = {name: store.user(name).pseudonym for name in ("ana", "ben")}
+    others = {"answered": 0, "tasks": 2, "score": None, "needed": 0.7}
+    for ranks in ([1, 2, 3], [1, 2, 3]):  # right, and all three pairs wrong
+        submit(store, "ben", store.next_task("ben", "ranking"), ranks)
+
+    ben = {"labeler": labelers["ben"], "answered": 2, "tasks": 2, "score": 0.5, "needed": 0.7}
+    assert store.checks.waiting()[:1] == [ben]  # who is through with it comes first
+    assert {"labeler": labelers["ana"], **others} in store.checks.waiting()
+    store.project.admit(labelers["ben"], "eva")
+    assert labelers["ben"] not in {each["labeler"] for each in store.checks.waiting()}
 
 
 # ------------------------------------------------------------------- batches
