@@ -116,13 +116,14 @@ def pairwise(tasks: Iterable[Sequence[Ranks]]) -> tuple[Share, Share]:
     """Agreement over all pairs of labels, tie-aware; and over those alone where both labelers decided.
 
     Each task is the rankings of its labelers, all of the same responses in the same order, and a cluster of the
-    intervals.
+    intervals. A Counter of them says how many tasks were ranked alike.
     """
     aware, decisive = Tally(), Tally()
-    for rankings in tasks:
+    alike = tasks if isinstance(tasks, Counter) else Counter(tuple(map(tuple, rankings)) for rankings in tasks)
+    for rankings, times in alike.items():
         found = [compared(one, other) for one, other in combinations(map(tuple, rankings), 2)]
-        aware.add(sum(each[0] for each in found), sum(each[1] for each in found))
-        decisive.add(sum(each[2] for each in found), sum(each[3] for each in found))
+        aware.add(sum(each[0] for each in found), sum(each[1] for each in found), times)
+        decisive.add(sum(each[2] for each in found), sum(each[3] for each in found), times)
     return aware.share(), decisive.share()
 
 
@@ -140,7 +141,8 @@ def alpha(units: Iterable[Sequence[float | None]], metric: Metric) -> Alpha:
     """
     # coincidences: the pairs of values in a unit, each weighted 1 / (values in the unit - 1)
     together: defaultdict[tuple[float, float], float] = defaultdict(float)
-    for unit, alike in Counter(map(tuple, units)).items():  # few ranks are possible, so most units come many times
+    counted = units if isinstance(units, Counter) else Counter(map(tuple, units))  # few are possible, most come often
+    for unit, alike in counted.items():
         values = Counter(value for value in unit if value is not None)
         count = values.total()
         if count < 2:
@@ -165,9 +167,14 @@ def alpha(units: Iterable[Sequence[float | None]], metric: Metric) -> Alpha:
 
 def summary(tasks: Iterable[Sequence[Ranks]]) -> dict[str, Any]:
     """Agreement as people are shown it, ready for JSON. Alpha takes each response as a unit, its ranks as values."""
-    several = [rankings for rankings in tasks if len(rankings) > 1]
+    counted = tasks if isinstance(tasks, Counter) else Counter(tuple(map(tuple, rankings)) for rankings in tasks)
+    several = Counter({rankings: times for rankings, times in counted.items() if len(rankings) > 1})
     aware, decided = pairwise(several)
-    corrected = alpha((unit for rankings in several for unit in zip(*rankings, strict=True)), "ordinal")
+    units: Counter[tuple[int | None, ...]] = Counter()
+    for rankings, times in several.items():
+        for unit in zip(*rankings, strict=True):
+            units[unit] += times
+    corrected = alpha(units, "ordinal")
     return {
         "pairwise": aware.value,
         "interval": list(aware.interval) if aware.interval else None,

@@ -7,6 +7,7 @@ labels, responses and prompts. Nothing is a Python object on the way, and memory
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -74,6 +75,8 @@ _SIZES = {
         SELECT prompt_id, (200 + strlen(messages))::DOUBLE AS bytes
         FROM (SELECT id AS prompt_id, messages FROM prompts) {wanted} ORDER BY prompt_id""",
 }
+_BY_TASK = """FROM (SELECT task_number, labeler, arg_max(ranks, created_at) AS ranks FROM standing_rankings
+    WHERE source <> 'review' GROUP BY task_number, labeler) GROUP BY task_number HAVING count(*) > 1"""
 _PARTS = {  # the streams that a kind of rows is put together from
     "rankings": ("rankings", "responses", "prompts"),
     "demonstrations": ("demonstrations", "prompts"),
@@ -214,17 +217,16 @@ class Moment:
         """One row per prompt."""
         return self.rows("prompts")
 
-    def ranks_by_task(self) -> Iterator[list[list[int | None]]]:
-        """The rankings of each task by several labelers, one from each (their latest), as vectors of ranks."""
-        for rankings in self.rankings_by_task():
-            yield list(rankings.values())
+    def ranks_by_task(self) -> Counter[tuple[tuple[int | None, ...], ...]]:
+        """How many tasks several labelers ranked like this: one vector of ranks from each, their latest."""
+        sql = (
+            f"SELECT vectors, count(*) FROM (SELECT list(ranks ORDER BY ranks) AS vectors {_BY_TASK}) GROUP BY vectors"
+        )
+        return Counter({tuple(map(tuple, vectors)): count for vectors, count in self.select(sql)})
 
     def rankings_by_task(self) -> Iterator[dict[str, list[int | None]]]:
-        """The same, each vector by its labeler."""
-        sql = """SELECT list(labeler ORDER BY labeler), list(ranks ORDER BY labeler) FROM (
-                     SELECT task_number, labeler, arg_max(ranks, created_at) AS ranks
-                     FROM standing_rankings WHERE source <> 'review' GROUP BY task_number, labeler)
-                 GROUP BY task_number HAVING count(*) > 1"""
+        """The rankings of each task by several labelers, their latest, as vectors of ranks by labeler."""
+        sql = f"SELECT list(labeler ORDER BY labeler), list(ranks ORDER BY labeler) {_BY_TASK}"
         for rows in self._stream(sql):
             for labelers, ranks in rows:
                 yield dict(zip(labelers, ranks, strict=True))

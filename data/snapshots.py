@@ -61,9 +61,12 @@ class Snapshot:
         return frozenset(id for batch in self._label_ids() for id in batch.to_pylist())
 
     def holds_any(self, label_ids: Iterable[str]) -> bool:
-        """Whether any of these labels is inside."""
+        """Whether any of these labels is inside; of a file that cannot be read nobody can say that it is not."""
         wanted = pa.array(sorted(label_ids), pa.string())
-        return any(pc.any(pc.is_in(batch, wanted)).as_py() for batch in self._label_ids())
+        try:
+            return any(pc.any(pc.is_in(batch, wanted)).as_py() for batch in self._label_ids())
+        except (pa.ArrowException, OSError):
+            return True
 
     @property
     def promoted(self) -> str | None:
