@@ -71,7 +71,7 @@ class SpentTokenRow(NamedTuple):
 class OutsiderRow(NamedTuple):
     """Someone named in an import, who is not a user."""
 
-    name: str
+    name: str  # SOURCE/NAME: the same name in another source is another person
     pseudonym: str
     created_at: datetime
 
@@ -332,6 +332,22 @@ class EndedConversationRow(NamedTuple):
     created_at: datetime
 
 
+class SourceRow(NamedTuple):
+    """Where imported prompts and labels come from, and under which licence; their `source` is this name."""
+
+    name: str
+    licence: str
+    created_at: datetime
+
+
+class LabelDetailsRow(NamedTuple):
+    """What a file says of an imported label beyond what Pawl asks: a strength, ratings on a scale of its own."""
+
+    label_id: str
+    details: str
+    created_at: datetime
+
+
 Row = (
     UserRow
     | DisabledUserRow
@@ -368,6 +384,8 @@ Row = (
     | ContinuationRow
     | AttackRow
     | EndedConversationRow
+    | SourceRow
+    | LabelDetailsRow
 )
 
 TABLES: dict[type[Row], str] = {
@@ -406,4 +424,6 @@ TABLES: dict[type[Row], str] = {
     ContinuationRow: "continuations",
     AttackRow: "attacks",
     EndedConversationRow: "ended_conversations",
+    SourceRow: "sources",
+    LabelDetailsRow: "label_details",
 }

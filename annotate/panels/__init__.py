@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 COLOURS = (FOLDER / "colours.css").read_text()
-STYLE = (FOLDER / "panels.css").read_text() + (FOLDER / "plots.css").read_text()
+STYLE = "".join((FOLDER / name).read_text() for name in ("panels.css", "plots.css", "importer.css"))
 STAGE_WORDS = {
     "freeze": "gathering the labels",
     "pretrain": "reading text and code",
@@ -58,6 +58,11 @@ def panel(value: list[dict[str, Any]] | None = None) -> gr.HTML:
     Clicking a row fires `pick`, and a button in a row `act`.
     """
     return _component("plots.js", "panel.js", value=value)
+
+
+def importer() -> gr.HTML:
+    """Files in: choose one, look at what it would become, import it. It talks to the API, not to Gradio."""
+    return _component("importer.js")
 
 
 def _component(*scripts: str, **options: Any) -> gr.HTML:
