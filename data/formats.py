@@ -134,7 +134,9 @@ def _json(file: IO[bytes]) -> Iterator[Found]:
         return
     file.seek(0)
     with io.TextIOWrapper(file, "utf-8-sig", "surrogateescape") as text:  # other bytes spoil only their own row
-        head = text.read(CHUNK)
+        head = ""
+        while "[" not in head and len(head) < MAX_ROW and (more := text.read(CHUNK)):
+            head += more
         start = re.compile(r'\s*(?:\{\s*"[^"]*"\s*:\s*)?\[').match(head)
         if start:
             yield from _json_array(text, head, start.end())

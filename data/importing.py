@@ -296,7 +296,9 @@ class _Putting:
 
     def _add(self, said: list[Said]) -> int:
         """Hand them over; how many are new."""
-        ids = self.feedback.add_prompts([each.prompt for each in said])
+        prompts = list(dict.fromkeys(each.prompt for each in said))
+        id_of = dict(zip(prompts, self.feedback.add_prompts(prompts), strict=True))
+        ids = [id_of[each.prompt] for each in said]
         if self.report.kind == "prompts":
             new = set(ids) - self.known
             self.known |= new

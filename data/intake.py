@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from data.catalog import response_rows
@@ -54,7 +55,6 @@ class CheckedImport:
     task_id: str
     label_id: str
     response_ids: tuple[str, ...]  # as the ranking lists them
-    digest: str
     ranking: NewRanking
 
     def answer(self, ids: Sequence[str]) -> CheckedRanking:
@@ -243,17 +243,20 @@ def _details(label_id: str, details: dict[str, Any], now: datetime) -> list[Row]
 
 
 def _checked(ranking: NewRanking, source: str) -> CheckedImport:
-    """Its ids: the same prompt with the same responses is one task, whatever order a row lists them in."""
-    texts = [[new.text, new.source] for new in ranking.responses]
-    sorting = sorted(range(len(texts)), key=lambda place: texts[place])
-    task_id = _derived("t", ranking.prompt_id, *(texts[place] for place in sorting))
-    ids = tuple(_derived("r", task_id, *each, texts[:place].count(each)) for place, each in enumerate(texts))
-    checked = CheckedImport(task_id, "", ids, "", ranking)
-    digest = checked.answer([ids[place] for place in sorting]).digest  # the same whatever the order
+    """With its ids: the same prompt with the same responses is one task, whatever order a row lists them in."""
+    task_id, ids = _ids(ranking.prompt_id, tuple((new.text, new.source) for new in ranking.responses))
+    checked = CheckedImport(task_id, "", ids, ranking)
+    digest = checked.answer(sorted(ids)).digest  # the same whatever the order
     more: list[Any] = [ranking.labeled_at.isoformat()] if ranking.labeled_at else []
     more += [ranking.details] if ranking.details else []
-    label_id = _derived("l", task_id, ranking.labeler, digest, source, *more)
-    return CheckedImport(task_id, label_id, ids, digest, ranking)
+    return replace(checked, label_id=_derived("l", task_id, ranking.labeler, digest, source, *more))
+
+
+@lru_cache(64)  # a row may hold several labels of the same responses
+def _ids(prompt_id: str, texts: tuple[tuple[str, str], ...]) -> tuple[str, tuple[str, ...]]:
+    """The ids of the task of these responses, which are texts with their sources, and of each response."""
+    task_id = _derived("t", prompt_id, *sorted(texts))
+    return task_id, tuple(_derived("r", task_id, *each, texts[:place].count(each)) for place, each in enumerate(texts))
 
 
 def _ranking_problems(ranking: NewRanking, field: str, live: Live) -> list[str]:

@@ -15,10 +15,13 @@ from typing import Any, NamedTuple
 
 from data.records import Message
 
+# made once: json.dumps would make one for each value
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
 
 def as_json(value: Any) -> str:
     """Canonical JSON: the same value always gives the same text. Raises ValueError for NaN and infinity."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def digest_of(value: Any) -> str:

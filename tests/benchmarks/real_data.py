@@ -44,7 +44,6 @@ PLANS: dict[str, tuple[tuple[str, str], ...]] = {  # by the beginning of a file'
     "simple_safety": (("prompts", "prompt=prompts_final tags=harm_area,category"),),
     "bigbench_mistake": (("prompts", "prompt=input"),),
     "anthropic_nlp": (("prompts", "prompt=neutral_prompt"),),
-    "lambada": (("prompts", "prompt=text"),),
 }
 QUICK = 500_000  # bytes of a file that --quick takes
 WHY = 3  # reasons shown of each file
