@@ -14,7 +14,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
-from annotate import PREFIX, VERSION, conversations, exports, insight, rendering, roles, workbench
+from annotate import PREFIX, VERSION, conversations, exports, imports, insight, rendering, roles, workbench
 from annotate.bodies import (
     BatchBody,
     CheckpointBody,
@@ -136,14 +136,14 @@ def add_tasks(body: TaskBody, user: Researcher, context: Here) -> Json:
 @signed_in.post("/demonstrations", tags=["tasks"])
 def add_demonstrations(body: Demonstrations, user: Researcher, context: Here) -> Json:
     """Take in demonstrations made elsewhere; the same again adds nothing."""
-    rows = [(row.prompt_id, row.response) for row in body.rows]
+    rows = [row.record() for row in body.rows]
     return {"label_ids": context.store.add_demonstrations(rows, labeler=body.labeler, source=body.source)}
 
 
 @signed_in.post("/rankings", tags=["tasks"])
 def add_rankings(body: Rankings, user: Researcher, context: Here) -> Json:
     """Take in rankings made elsewhere; the same again adds nothing."""
-    return {"label_ids": context.store.add_rankings([row.record() for row in body.rows])}
+    return {"label_ids": context.store.add_rankings([row.record() for row in body.rows], source=body.source)}
 
 
 @signed_in.post("/withdrawals", tags=["tasks"])
@@ -285,6 +285,7 @@ router.include_router(labeling)
 router.include_router(to_all)
 router.include_router(workbench.router)
 router.include_router(insight.router)
+router.include_router(imports.router)
 router.include_router(conversations.router)
 router.include_router(signed_in)
 

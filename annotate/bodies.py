@@ -16,6 +16,7 @@ from data.records import (
     Checkpoint,
     DemonstrationAnswer,
     Message,
+    NewDemonstration,
     NewPrompt,
     NewRanking,
     NewResponse,
@@ -199,9 +200,23 @@ TaskBody = Annotated[
 ]
 
 
+class Source(Body):
+    """Where imported prompts and labels come from: their `source` is this name."""
+
+    name: str
+    licence: str
+
+
 class DemonstrationRow(Body):
     prompt_id: str
     response: str
+    labeler: str | None = None  # whoever the whole body names
+    seconds: FiniteFloat | None = None
+    labeled_at: AwareDatetime | None = Field(None, strict=False)
+    details: dict[str, Any] = {}
+
+    def record(self) -> NewDemonstration:
+        return NewDemonstration(**self.model_dump())
 
 
 class Demonstrations(Body):
@@ -223,6 +238,9 @@ class RankingRow(Body):
     flags: list[list[str]] = []
     comment: str = ""
     seconds: FiniteFloat | None = None
+    labeled_at: AwareDatetime | None = Field(None, strict=False)
+    display_order: list[int] = []  # places of the responses as the labeler saw them
+    details: dict[str, Any] = {}
 
     def record(self) -> NewRanking:
         return NewRanking(
@@ -234,10 +252,14 @@ class RankingRow(Body):
             flags=tuple(tuple(flags) for flags in self.flags),
             comment=self.comment,
             seconds=self.seconds,
+            labeled_at=self.labeled_at,
+            display_order=tuple(self.display_order),
+            details=self.details,
         )
 
 
 class Rankings(Body):
+    source: str = "import"
     rows: list[RankingRow]
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MAX_BODY = 1024 * 1024  # bytes
 MAX_HANDED_IN = 256 * 1024 * 1024  # bytes; the owner's processes hand in whole batches and imports at once
+MAX_IMPORT = 4 * 1024**3  # bytes; a file that a researcher imports is written to disk as it comes
 OPEN = ("/sign-in", "/sign-in/link", "/sign-in/account", "/sign-out", "/manifest.json", "/favicon.ico")
 GRADIO = "/gradio_api/"
 GRADIO_SERVED = (  # what Gradio's pages ask for; uploads, files, proxies, recordings and direct calls are not served
@@ -73,13 +74,20 @@ class Guards:
             return
         connection = HTTPConnection(scope)
         secured = _with_headers(send, scope["path"])
-        limit = MAX_HANDED_IN if self._auth.user_of(connection) is self._auth.owner else MAX_BODY
+        limit = self._limit(connection, scope["path"])
         if (refusal := self._refusal(scope, connection, limit)) is not None:
             await refusal(scope, receive, secured)
             return
         streams = scope["method"] == "GET" and scope["path"].startswith(GRADIO)
         receive = _until(self._stopping, receive) if streams else _counted(receive, limit)
         await _answered(self._app, scope, receive, secured)
+
+    def _limit(self, connection: HTTPConnection, path: str) -> int:
+        """How many bytes this body may have."""
+        user = self._auth.user_of(connection)
+        if path.startswith(f"{PREFIX}/import/") and user is not None and user.role in ("researcher", "admin"):
+            return MAX_IMPORT
+        return MAX_HANDED_IN if user is self._auth.owner else MAX_BODY
 
     def _refusal(self, scope: Scope, connection: HTTPConnection, limit: int) -> Response | None:
         """The answer that ends this request here, or None."""

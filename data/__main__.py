@@ -1,6 +1,6 @@
 """Feedback from the command line, whether or not the app runs: it owns the store then, and is asked over HTTP.
 
-    python -m data import prompts|demonstrations|comparisons|rankings FILE
+    python -m data import prompts|demonstrations|comparisons|rankings FILE [--dry-run] [--map FIELD=PATH]
     python -m data export demonstrations|comparisons|unpaired|rankings|prompts --to PATH [--format trl|hf|...]
     python -m data freeze | snapshots | verify | stats | withdraw LABEL|LABELER | seed
     python -m data add checkpoint|batch|run ID          (how training hands in what it made)
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import DamagedSnapshot, FeedbackError, InvalidInput, NotFound
 from data.records import CHECKPOINT_STATES, Checkpoint
-from data.shapes import FORMATS, KINDS
+from data.shapes import FORMATS, KINDS, Mapping
 from data.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -52,20 +52,48 @@ def main(arguments: list[str] | None = None) -> int:
 
 def import_(options: argparse.Namespace, workspace: Workspace) -> int:
     """Take a file in; 1 when it had rows and not one could be taken."""
-    from data.interchange import import_file
+    from data.importing import import_file
     from data.owner import open_feedback
+    from data.progress import Bar
 
     if options.ask and options.kind != "prompts":
         raise InvalidInput("--ask goes with prompts: labelers are asked for demonstrations of them. Nothing imported.")
-    with open_feedback(workspace) as feedback:
+    mapping = Mapping.parse(options.map)
+    if options.dry_run:
+        return _preview(options, mapping)
+    with open_feedback(workspace) as feedback, Bar(sys.stderr) as bar:
         known = _prompt_ids(feedback) if options.kind == "prompts" else set()
-        report = import_file(feedback, options.kind, options.file, known=known, ask=options.ask)
+        report = import_file(
+            feedback,
+            options.kind,
+            options.file,
+            source=options.source,
+            licence=options.licence,
+            mapping=mapping,
+            known=known,
+            ask=options.ask,
+            watch=lambda done, report: bar.show(done, f"{report.rows:,} rows, {report.skips:,} skipped"),
+        )
     for line in report.lines():
         print(line, file=sys.stdout if report.taken else sys.stderr)
     if options.json:
-        skipped = [{"place": row.place, "why": row.why} for row in report.skipped]
-        print(json.dumps({"taken": report.taken, "new": report.new, "skipped": skipped}))
-    return 1 if report.skipped and not report.taken else 0
+        print(json.dumps(report.json()))
+    return 1 if report.skips and not report.taken else 0
+
+
+def _preview(options: argparse.Namespace, mapping: Mapping | None) -> int:
+    """Show what would be taken; nothing is stored, and no store is opened."""
+    from data.importing import preview
+
+    report, stored = preview(options.kind, options.file, source=options.source, mapping=mapping)
+    print(f"Dry run: nothing is stored. Of the first {report.rows} rows, {report.skips} would be skipped.")
+    for line in report.lines()[1:]:
+        print(line)
+    for row in stored:
+        print(json.dumps(row, ensure_ascii=False, indent=2))
+    if options.json:
+        print(json.dumps({**report.json(), "stored": stored}))
+    return 1 if report.skips and not report.taken else 0
 
 
 def export(options: argparse.Namespace, workspace: Workspace) -> int:
@@ -282,7 +310,7 @@ def _prompt_ids(feedback: Store | Client) -> set[str]:
     from data.client import Client
 
     if not isinstance(feedback, Client):
-        return {row["prompt_id"] for row in feedback.prompt_rows()}
+        return feedback.prompt_ids()
     lines = b"".join(feedback.export("prompts", "jsonl")).splitlines()
     return {json.loads(line)["prompt_id"] for line in lines}
 
@@ -331,6 +359,16 @@ def _parser() -> argparse.ArgumentParser:
     imports.add_argument(
         "--ask", type=int, default=0, metavar="N", help="with prompts: ask N labelers for a demonstration of each"
     )
+    imports.add_argument("--dry-run", action="store_true", help="show the first rows as they would be stored, no more")
+    imports.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="FIELD=PATH",
+        help="where a field is in a row of no known shape, as in response=choices.0.text; once for each field",
+    )
+    imports.add_argument("--source", metavar="NAME", help="what to call where it comes from (else the file's name)")
+    imports.add_argument("--licence", metavar="SPDX", help="its licence, as an SPDX identifier or in words")
     imports.add_argument("--json", action="store_true", help="end with the report as a line of JSON")
     exports = command("export", export, "write labels or prompts to a file")
     exports.add_argument("kind", choices=KINDS)

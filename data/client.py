@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from data.errors import FeedbackError, StoreFailed
-from data.records import Checkpoint, NewPrompt, NewRanking, Role, TaskKind
+from data.records import Checkpoint, NewDemonstration, NewPrompt, NewRanking, Role, TaskKind
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -85,16 +85,23 @@ class Client:
         ids: list[str] = self._call("POST", "/tasks", body)["task_ids"]
         return ids
 
-    def add_demonstrations(self, rows: Sequence[tuple[str, str]], *, labeler: str, source: str) -> list[str]:
-        """Add demonstrations as (prompt id, response); the ids of the new ones."""
-        pairs = [{"prompt_id": prompt_id, "response": response} for prompt_id, response in rows]
-        body = {"labeler": labeler, "source": source, "rows": pairs}
+    def add_source(self, name: str, licence: str) -> None:
+        """Keep under which licence that is whose source has this name."""
+        self._call("POST", "/sources", {"name": name, "licence": licence})
+
+    def add_demonstrations(
+        self, rows: Sequence[NewDemonstration | tuple[str, str]], *, labeler: str, source: str
+    ) -> list[str]:
+        """Add demonstrations as (prompt id, response) or whole; the ids of the new ones."""
+        whole = [_timed(NewDemonstration(*row)._asdict()) for row in rows]
+        body = {"labeler": labeler, "source": source, "rows": whole}
         ids: list[str] = self._call("POST", "/demonstrations", body)["label_ids"]
         return ids
 
-    def add_rankings(self, rows: Sequence[NewRanking]) -> list[str]:
+    def add_rankings(self, rows: Sequence[NewRanking], *, source: str = "import") -> list[str]:
         """Add rankings; the ids of the new ones."""
-        ids: list[str] = self._call("POST", "/rankings", {"rows": [asdict(row) for row in rows]})["label_ids"]
+        body = {"source": source, "rows": [_timed(asdict(row)) for row in rows]}
+        ids: list[str] = self._call("POST", "/rankings", body)["label_ids"]
         return ids
 
     def withdraw(self, *, label_id: str | None = None, labeler: str | None = None) -> list[str]:
@@ -195,6 +202,11 @@ class Client:
             f"The app at {self.url} does not answer ({error or type(error).__name__}). Nothing is known to be stored; "
             "sending the same again is safe. See whether the app still runs."
         )
+
+
+def _timed(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its time as JSON has it."""
+    return row | {"labeled_at": row["labeled_at"].isoformat() if row["labeled_at"] else None}
 
 
 def _error_of(answer: httpx.Response) -> FeedbackError:

@@ -1,6 +1,8 @@
 """Rows out of files: JSON lines, JSON, CSV, Parquet, each also gzipped, and Hugging Face dataset folders.
 
-A row that cannot be read comes back as Unreadable, with its place in the file, and the rows after it still come.
+A row that cannot be read comes back as Unreadable, with its place in the file, and the rows after it still come. Of no
+file is more held than a row, or a thousand of a Parquet file. Nothing is fetched: what a folder names elsewhere is not
+read.
 What the columns mean is the business of data.shapes.
 """
 
@@ -15,7 +17,8 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +30,17 @@ import pyarrow.parquet as pq
 from data.errors import InvalidInput, NotFound
 
 MAX_ROW = 64_000_000  # bytes of one row; a longer one is reported, not read into memory
+CHUNK = 1 << 20  # characters of a JSON array at a time
 MAX_FILES = 10_000  # in a dataset folder; somebody's home has more, and would be searched for hours
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 FORMULA = re.compile(r"'*[=+\-@\t\r]")  # what a spreadsheet runs; with quotes before, what guards against it
 # cells of a CSV file that may hold JSON; in all others a bracket is just a bracket
 _STRUCTURED = frozenset(
     "messages prompt completion completions chosen rejected responses ranks tags ratings flags rewrite unrankable "
-    "display_order".split()
+    "display_order conversations conversation_a conversation_b turns labels instances systems passages feedback".split()
 )
+
+_SPLIT = re.compile(r"(?:^|[/._-])(train|test|validation|valid|val|dev|eval)(?=$|[/._-]|\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +52,30 @@ class Unreadable:
 
 Place = str  # "line 12" where a row is a line, else "row 12"
 Found = tuple[Place, dict[str, Any] | Unreadable]
+Moved = Callable[[float], None]  # hears how much of a file is read, 0 to 1
 
 
-def rows_of(path: Path) -> Iterator[Found]:
+def rows_of(path: Path, moved: Moved = lambda _: None) -> Iterator[Found]:
     """Every row of the file or dataset folder, with its place. Raises NotFound, or InvalidInput for another format."""
     if path.is_dir():
-        yield from _dataset_folder(path)
+        yield from _dataset_folder(path, moved)
         return
     if not path.exists():
         raise NotFound(f"There is no file {path}. Nothing was imported.")
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if suffix.lower() not in SUFFIXES:
         raise InvalidInput(
-            f"{path} is not in a format that can be imported. Nothing was imported. Give it one of the endings "
+            f"{path.name} is not in a format that can be imported. Nothing was imported. Give it one of the endings "
             f"{', '.join(SUFFIXES)} (each also with .gz), or name a Hugging Face dataset folder."
         )
     readers = {".json": _json, ".csv": _csv, ".parquet": _parquet}
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    size = max(path.stat().st_size, 1)
+    with path.open("rb") as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
         try:
-            yield from readers.get(suffix.lower(), _json_lines)(cast("IO[bytes]", file))
+            for number, found in enumerate(readers.get(suffix.lower(), _json_lines)(cast("IO[bytes]", file))):
+                if number % 256 == 0:
+                    moved(raw.tell() / size)
+                yield found
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             yield "end", Unreadable(f"the compressed file breaks off here ({error}); rows after it are lost")
 
@@ -110,37 +121,64 @@ def _object(text: bytes) -> dict[str, Any] | Unreadable:
 
 def _json(file: IO[bytes]) -> Iterator[Found]:
     """An array of objects, an object that holds one such array, or JSON lines under another name."""
-    text = file.read().decode("utf-8-sig", "surrogateescape")  # bytes that are not UTF-8 spoil only their own row
-    start = text.lstrip()[:1]
-    if start == "[":
-        yield from _json_array(text, text.index("[") + 1)
+    first = b"\n"
+    while first and not first.removeprefix(b"\xef\xbb\xbf").strip():
+        first = file.readline(MAX_ROW)
+    begins = first.removeprefix(b"\xef\xbb\xbf").strip()
+    row = _object(begins)
+    array = re.compile(rb'\{\s*"[^"]*"\s*:\s*\[').match(begins)
+    around = list(row) if isinstance(row, dict) else []
+    if begins[:1] != b"[" and (begins[:1] != b"{" or (around and not (array and _is_wrapping(row, around)))):
+        file.seek(0)
+        yield from _json_lines(file)
         return
-    first = text.strip().split("\n", 1)[0].encode(errors="surrogateescape")
-    if start != "{" or isinstance(_object(first), dict):
-        yield from _json_lines(io.BytesIO(text.encode(errors="surrogateescape")))
-        return
-    array = re.compile(r'\{\s*"[^"]*"\s*:\s*\[').match(text.lstrip())
-    if array:
-        yield from _json_array(text.lstrip(), array.end())
-    else:
-        yield "row 1", _object(text.encode(errors="surrogateescape"))
+    file.seek(0)
+    with io.TextIOWrapper(file, "utf-8-sig", "surrogateescape") as text:  # other bytes spoil only their own row
+        head = ""
+        while "[" not in head and len(head) < MAX_ROW and (more := text.read(CHUNK)):
+            head += more
+        start = re.compile(r'\s*(?:\{\s*"[^"]*"\s*:\s*)?\[').match(head)
+        if start:
+            yield from _json_array(text, head, start.end())
+        else:
+            yield "row 1", _object((head + text.read(MAX_ROW)).encode(errors="surrogateescape"))
 
 
-def _json_array(text: str, place: int) -> Iterator[Found]:
-    """The elements one by one from `place`, just after the bracket. An error ends them; what came before it counts."""
-    decoder, between, number = json.JSONDecoder(), re.compile(r"[\s,]*"), 0
+def _is_wrapping(row: Any, keys: list[str]) -> bool:
+    """Whether this object is no row, but has the rows in it."""
+    rows = row[keys[0]]
+    return len(keys) == 1 and keys[0] not in _STRUCTURED and all(isinstance(each, dict) for each in rows)
+
+
+def _json_array(text: IO[str], head: str, place: int) -> Iterator[Found]:
+    """The elements one by one, of the text that begins with `head`, from `place`, just after the bracket.
+
+    An error ends them; what came before it counts.
+    """
+    decoder, between = json.JSONDecoder(), re.compile(r"[\s,]*")
+    number, lines = 0, 1
     while True:
-        gap = between.match(text, place)
+        gap = between.match(head, place)
         place = gap.end() if gap else place
-        if text[place : place + 1] == "]":
+        if head[place : place + 1] == "]":
             return
-        number += 1
+        fault, row, end = "", None, len(head)
         try:
-            row, place = decoder.raw_decode(text, place)
+            row, end = decoder.raw_decode(head, place)
         except (ValueError, RecursionError) as error:
-            line = text.count("\n", 0, place) + 1
-            yield f"row {number}", Unreadable(f"(line {line}) is not JSON: {error}; the rows after it were not read")
+            fault = str(error)
+        if end == len(head) and len(head) - place < MAX_ROW:  # it may go on in what is not read yet
+            more = text.read(max(CHUNK, len(head) - place))
+            if more:
+                lines += head.count("\n", 0, place)
+                head, place = head[place:] + more, 0
+                continue
+        number += 1
+        if fault:
+            line = lines + head.count("\n", 0, place)
+            yield f"row {number}", Unreadable(f"(line {line}) is not JSON: {fault}; the rows after it were not read")
             return
+        place = end
         yield f"row {number}", row if isinstance(row, dict) else Unreadable(f"is a {type(row).__name__}, not an object")
 
 
@@ -210,21 +248,48 @@ def _batch_rows(batch: pa.RecordBatch | pa.Table) -> Iterator[dict[str, Any] | U
                 yield Unreadable(f"is not UTF-8: {error}")
 
 
-def _dataset_folder(path: Path) -> Iterator[Found]:
+def _dataset_folder(path: Path, moved: Moved) -> Iterator[Found]:
     """A folder of `save_to_disk`, or one laid out as on the Hub. With several splits, train stays train."""
     if sum(1 for _ in itertools.islice(path.rglob("*"), MAX_FILES + 1)) > MAX_FILES:
         raise InvalidInput(f"{path} holds more than {MAX_FILES:,} files: not a dataset folder. Nothing was imported.")
+    if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+        yield from _saved_folder(path)
+        return
+    files = sorted(file for file in path.rglob("*") if file.is_file() and _ending(file) and _is_data(path, file))
+    if not files:
+        raise InvalidInput(
+            f"{path} is not a dataset folder that can be read: no file in it ends in {', '.join(SUFFIXES)}. "
+            "Nothing was imported."
+        )
+    ((most, _),) = Counter(map(_ending, files)).most_common(1)  # the others are there to describe it
+    files = [file for file in files if _ending(file) == most]
+    splits = {file: _SPLIT.search(file.relative_to(path).as_posix().lower()) for file in files}
+    several = len({split and split.group(1) for split in splits.values()}) > 1
+    for number, file in enumerate(files):
+        split = splits[file]
+        for place, row in rows_of(file):
+            known = {"split": split.group(1)} if split and several else {}
+            yield f"{file.relative_to(path)} {place}", {**known, **row} if isinstance(row, dict) else row
+        moved((number + 1) / len(files))
+
+
+def _ending(file: Path) -> str:
+    """Of the data in a file, without .gz; empty for no known one."""
+    suffix = (Path(file.stem).suffix if file.suffix == ".gz" else file.suffix).lower()
+    return suffix if suffix in SUFFIXES else ""
+
+
+def _is_data(path: Path, file: Path) -> bool:
+    hidden = any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+    return not hidden and file.name not in ("dataset_infos.json", "dataset_info.json")
+
+
+def _saved_folder(path: Path) -> Iterator[Found]:
     import datasets  # a third of a second to import, so only here
 
-    with tempfile.TemporaryDirectory() as cache, _quiet(datasets):
+    with _quiet(datasets):
         try:
-            if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
-                loaded = datasets.load_from_disk(str(path))
-            else:
-                builder = datasets.load_dataset_builder(str(path), cache_dir=cache)
-                if builder.name not in ("parquet", "json", "csv", "arrow"):  # others may unpickle what they find
-                    raise ValueError(f"its files are taken to be of the kind {builder.name}")
-                loaded = datasets.load_dataset(str(path), cache_dir=cache)
+            loaded = datasets.load_from_disk(str(path))
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise InvalidInput(
                 f"{path} is not a dataset folder that can be read: {error}. Nothing imported."

@@ -1,15 +1,18 @@
-"""Feedback in from files.
+"""Feedback in from files: rows as other tools write them, into the store or to the app that owns it.
 
 Reads   JSON lines, JSON, CSV, Parquet (each also .gz) and Hugging Face dataset folders (data.formats), in the shapes
         that other tools write (data.shapes); data/seeds/
+Writes  through the store's verbs, a few hundred rows at a time, whatever the size of the file
 
-A bad row never stops a good one: it is skipped and reported with its place. Importing a file again adds nothing.
+A bad row never stops a good one: it is skipped and reported with its place. Importing a file again adds nothing. Every
+row that was read is either taken or skipped; what of a taken row could not be taken is reported too.
 
-    python -m data import comparisons FILE
+    python -m data import rankings FILE --source NAME --licence CC-BY-4.0
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,10 +21,17 @@ from typing import Any, Protocol
 from data import shapes
 from data.errors import InvalidInput
 from data.formats import Unreadable, rows_of
-from data.records import NewPrompt, NewRanking
+from data.records import NOBODY, NewDemonstration, NewPrompt, NewRanking
+from data.shapes.fields import Said
+from data.shapes.trees import gathered
+from data.validate import prompt_problems, responses_problems
 
 SEEDS = Path(__file__).parent / "seeds"
 BATCH_ROWS, BATCH_CHARACTERS = 500, 1_000_000  # what one request to the app may carry
+KEPT = 10_000  # reasons that a report holds; the rest is counted
+PREVIEWED = 1_000  # rows that a dry run reads at most
+SHOWN = 3  # of them, as they would be stored
+PER_ROW = 2  # labels that are shown of a row that has many
 
 Row = dict[str, Any]
 
@@ -29,15 +39,18 @@ Row = dict[str, Any]
 class Intake(Protocol):
     """What takes feedback in: the store, or a client of the app that owns it."""
 
+    def add_source(self, name: str, licence: str) -> None: ...
     def add_prompts(self, prompts: Sequence[NewPrompt]) -> list[str]: ...
     def add_demonstration_tasks(self, prompt_ids: Sequence[str], overlap: int = 1) -> list[str]: ...
-    def add_demonstrations(self, rows: Sequence[tuple[str, str]], *, labeler: str, source: str) -> list[str]: ...
-    def add_rankings(self, rankings: Sequence[NewRanking]) -> list[str]: ...
+    def add_demonstrations(
+        self, rows: Sequence[NewDemonstration | tuple[str, str]], *, labeler: str, source: str
+    ) -> list[str]: ...
+    def add_rankings(self, rankings: Sequence[NewRanking], *, source: str = "import") -> list[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A row that was not taken."""
+    """A row that was not taken, or of which a part was not."""
 
     place: str  # "line 12"
     why: str
@@ -45,59 +58,194 @@ class Skipped:
 
 @dataclass(slots=True)
 class Report:
-    """What became of a file's rows: `taken` are in the store now, of which `new` were not there before."""
+    """What became of a file's rows: each is taken or skipped. They say `labels`, of which `new` were not there before.
+
+    The first KEPT reasons are in `skipped`, and in `parts` those of rows that were taken but for a part.
+    """
 
     kind: str
     file: str
+    rows: int = 0
     taken: int = 0
+    labels: int = 0
     new: int = 0
+    skips: int = 0
+    partly: int = 0
     skipped: list[Skipped] = field(default_factory=list)
+    parts: list[Skipped] = field(default_factory=list)
+    shapes: Counter[str] = field(default_factory=Counter)  # of the rows that were recognised
+
+    def skip(self, place: str, why: str, rows: int = 1) -> None:
+        """Rows that were not taken."""
+        self.skips += rows
+        if len(self.skipped) < KEPT:
+            self.skipped.append(Skipped(place, why))
+
+    def leave_out(self, place: str, why: str) -> None:
+        """A part of a row that is taken."""
+        self.partly += 1
+        if len(self.parts) < KEPT:
+            self.parts.append(Skipped(place, why))
 
     def lines(self, shown: int = 20) -> list[str]:
         """The report in words, naming the first skipped rows."""
-        here = self.taken - self.new
+        here = self.labels - self.new
         known = f" ({here} {'was' if here == 1 else 'were'} there already)" if here else ""
-        lines = [
-            f"{self.file}: {self.taken} rows taken, {self.new} new {self.kind}{known}, {len(self.skipped)} skipped"
-        ]
+        lines = [f"{self.file}: {self.taken} rows taken, {self.new} new {self.kind}{known}, {self.skips} skipped"]
+        if self.shapes:
+            lines.append(f"  recognised: {self.recognised()}")
         lines += [f"  {row.place}: {row.why}" for row in self.skipped[:shown]]
-        if len(self.skipped) > shown:
-            lines.append(f"  and {len(self.skipped) - shown} more")
+        if self.skips > shown:
+            lines.append(f"  and {self.skips - shown} more")
+        if self.partly:
+            lines.append(f"  of rows that were taken, {self.partly} parts otherwise or not:")
+            lines += [f"  {row.place}: {row.why}" for row in self.parts[:shown]]
+        if self.partly > shown:
+            lines.append(f"  and {self.partly - shown} more")
         return lines
 
+    def recognised(self) -> str:
+        """The shapes of the rows, the most frequent first."""
+        return ", ".join(f"{name} ({count} rows)" for name, count in self.shapes.most_common())
 
-def import_file(feedback: Intake, kind: str, path: Path, *, known: Iterable[str] = (), ask: int = 0) -> Report:
+    def json(self) -> Row:
+        """The report for a program."""
+        return {
+            "rows": self.rows,
+            "taken": self.taken,
+            "labels": self.labels,
+            "new": self.new,
+            "skips": self.skips,
+            "partly": self.partly,
+            "skipped": [{"place": row.place, "why": row.why} for row in self.skipped],
+            "parts": [{"place": row.place, "why": row.why} for row in self.parts],
+            "shapes": dict(self.shapes),
+        }
+
+
+Watch = Callable[[float, Report], None]  # hears how much of the file is read, 0 to 1, and the report so far
+
+
+def import_file(
+    feedback: Intake,
+    kind: str,
+    path: Path,
+    *,
+    source: str | None = None,
+    licence: str | None = None,
+    mapping: shapes.Mapping | None = None,
+    known: Iterable[str] = (),
+    ask: int = 0,
+    watch: Watch = lambda done, report: None,
+) -> Report:
     """Import a file of prompts, demonstrations, comparisons or rankings.
 
+    `source` names where it comes from (the file's name, unless given), and the `licence` is kept with that name.
     `known` are the ids of prompts that are there already, to tell the new ones. With `ask`, that many labelers are
-    asked for a demonstration of each imported train prompt. Raises NotFound and InvalidInput for the file as a whole.
+    asked for a demonstration of each imported train prompt. Raises NotFound, InvalidInput and Conflict for the file as
+    a whole.
     """
-    file, report = path.name, Report(kind, str(path))
-    understand: dict[str, Callable[[Row, str], Any]] = {
-        "prompts": shapes.prompt_of,
-        "demonstrations": shapes.demonstration_of,
-        "comparisons": shapes.comparison_of,
-        "rankings": shapes.ranking_of,
-    }
-    put = _Putting(feedback, report, file, set(known), ask)
-    waiting: list[tuple[str, Any]] = []
+    report, source = Report(kind, str(path)), source or path.name
+    if licence is not None:
+        feedback.add_source(source, licence)
+    put = _Putting(feedback, report, source, set(known), ask)
+    waiting: list[_Read] = []
     characters = 0
-    for place, row in rows_of(path):
-        if isinstance(row, Unreadable):
-            report.skipped.append(Skipped(place, row.why))
-            continue
-        try:
-            item = understand[kind](row, file)
-        except shapes.Misfit as misfit:
-            report.skipped.append(Skipped(place, str(misfit)))
-            continue
-        waiting.append((place, item))
-        characters += len(repr(item))
+    for read in _readings(kind, path, source, mapping, report, watch):
+        waiting.append(read)
+        characters += len(repr(read.said))
         if len(waiting) == BATCH_ROWS or characters > BATCH_CHARACTERS:
             put.put(waiting)
             waiting, characters = [], 0
     put.put(waiting)
+    watch(1.0, report)
     return report
+
+
+def preview(
+    kind: str, path: Path, *, source: str | None = None, mapping: shapes.Mapping | None = None
+) -> tuple[Report, list[Row]]:
+    """A dry run: how the first rows of the file are recognised, and the first three as they would be stored.
+
+    It ends at the first SHOWN rows that would be taken, or after PREVIEWED rows. Raises NotFound and InvalidInput for
+    the file as a whole.
+    """
+    report, stored = Report(kind, str(path)), []
+    for read in _readings(kind, path, source or path.name, mapping, report, lambda done, report: None):
+        problems = [problem for said in read.said for problem in _problems(said)]
+        if problems:
+            report.skip(read.place, "; ".join(problems[:3]), read.rows)
+        else:
+            report.taken += read.rows
+            report.labels += len(read.said)
+            stored += [{"place": read.place, **as_stored(said)} for said in read.said[:PER_ROW]]
+            if (more := len(read.said) - PER_ROW) > 0:
+                stored[-1]["more"] = f"and {more} more of this row"
+        if report.taken >= SHOWN or report.rows >= PREVIEWED:
+            break
+    return report, stored
+
+
+def as_stored(said: Said) -> Row:
+    """What a row says, by the names that exports have; only what it says."""
+    row: Row = {"prompt": [{"role": turn.role, "content": turn.content} for turn in said.prompt.messages]}
+    label = said.label
+    if isinstance(label, NewDemonstration):
+        row["response"] = label.response
+    elif label is not None:
+        row |= {
+            "responses": [{"text": new.text, "source": new.source} for new in label.responses],
+            "ranks": list(label.ranks),
+            "display_order": list(label.display_order),
+            "ratings": list(label.ratings),
+            "flags": [list(each) for each in label.flags],
+            "comment": label.comment,
+        }
+    if label is not None:
+        row |= {
+            "labeler": None if label.labeler == NOBODY else label.labeler,
+            "seconds": label.seconds,
+            "labeled_at": label.labeled_at.isoformat() if label.labeled_at else None,
+            "details": label.details,
+        }
+    row |= {"source": said.prompt.source, "split": said.prompt.split, "tags": list(said.prompt.tags)}
+    return {name: value for name, value in row.items() if value not in (None, [], {}, "")}
+
+
+def _problems(said: Said) -> list[str]:
+    """What the store would refuse."""
+    problems = prompt_problems(said.prompt, "prompt")
+    return problems + (responses_problems(said.label.responses, "") if isinstance(said.label, NewRanking) else [])
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A row that was understood, or several that belong together."""
+
+    place: str
+    rows: int
+    said: list[Said]
+
+
+def _readings(
+    kind: str, path: Path, source: str, mapping: shapes.Mapping | None, report: Report, watch: Watch
+) -> Iterator[_Read]:
+    """The rows that say something; the others go into the report."""
+    found = rows_of(path, lambda done: watch(done, report))
+    for place, rows, row in gathered(found) if mapping is None else ((place, 1, row) for place, row in found):
+        report.rows += rows
+        if isinstance(row, Unreadable):
+            report.skip(place, row.why)
+            continue
+        try:
+            reading = shapes.read(kind, row, source, mapping)
+        except shapes.Misfit as misfit:
+            report.skip(place, str(misfit), rows)
+            continue
+        report.shapes[reading.shape] += rows
+        for why in reading.left_out:
+            report.leave_out(place, why)
+        yield _Read(place, rows, reading.said)
 
 
 @dataclass(slots=True)
@@ -106,54 +254,67 @@ class _Putting:
 
     feedback: Intake
     report: Report
-    file: str
+    source: str
     known: set[str]
     ask: int
 
-    def put(self, waiting: list[tuple[str, Any]]) -> None:
+    def put(self, waiting: list[_Read]) -> None:
         """All of them, or when the store refuses, each half: the row at fault is found, and the others go in."""
         if not waiting:
             return
+        said = [said for read in waiting for said in read.said]
         try:
-            new = self._add([item for _, item in waiting])
+            new = self._add(said)
         except InvalidInput as error:
-            if len(waiting) == 1:
-                self.report.skipped.append(Skipped(waiting[0][0], str(error)))
-            else:
+            if len(waiting) > 1:
                 self.put(waiting[: len(waiting) // 2])
                 self.put(waiting[len(waiting) // 2 :])
+            elif len(said) > 1:
+                self._put_apart(waiting[0])
+            else:
+                self.report.skip(waiting[0].place, str(error), waiting[0].rows)
             return
-        self.report.taken += len(waiting)
+        self.report.taken += sum(read.rows for read in waiting)
+        self.report.labels += len(said)
         self.report.new += new
 
-    def _add(self, items: list[Any]) -> int:
+    def _put_apart(self, read: _Read) -> None:
+        """Each thing that a row says by itself: some of them are refused."""
+        refused: list[str] = []
+        for said in read.said:
+            try:
+                self.report.new += self._add([said])
+                self.report.labels += 1
+            except InvalidInput as error:
+                refused.append(str(error))
+        if len(refused) == len(read.said):
+            self.report.skip(read.place, refused[0], read.rows)
+            return
+        self.report.taken += read.rows
+        for why in refused:
+            self.report.leave_out(read.place, why)
+
+    def _add(self, said: list[Said]) -> int:
         """Hand them over; how many are new."""
+        prompts = list(dict.fromkeys(each.prompt for each in said))
+        id_of = dict(zip(prompts, self.feedback.add_prompts(prompts), strict=True))
+        ids = [id_of[each.prompt] for each in said]
         if self.report.kind == "prompts":
-            return self._prompts(items)
-        return self._demonstrations(items) if self.report.kind == "demonstrations" else self._rankings(items)
-
-    def _prompts(self, prompts: list[NewPrompt]) -> int:
-        ids = self.feedback.add_prompts(prompts)
-        new = set(ids) - self.known
-        self.known |= new
-        if self.ask:
-            self.feedback.add_demonstration_tasks(ids, self.ask)
-        return len(new)
-
-    def _demonstrations(self, items: list[tuple[NewPrompt, str, str]]) -> int:
-        ids = self.feedback.add_prompts([prompt for prompt, _, _ in items])
-        by_labeler: dict[str, list[tuple[str, str]]] = {}
-        for id, (_, response, labeler) in zip(ids, items, strict=True):
-            by_labeler.setdefault(labeler, []).append((id, response))
-        return sum(
-            len(self.feedback.add_demonstrations(rows, labeler=labeler, source=self.file))
-            for labeler, rows in by_labeler.items()
-        )
-
-    def _rankings(self, items: list[tuple[NewPrompt, NewRanking]]) -> int:
-        ids = self.feedback.add_prompts([prompt for prompt, _ in items])
-        rankings = [replace(ranking, prompt_id=id) for id, (_, ranking) in zip(ids, items, strict=True)]
-        return len(self.feedback.add_rankings(rankings))
+            new = set(ids) - self.known
+            self.known |= new
+            if self.ask:
+                self.feedback.add_demonstration_tasks(ids, self.ask)
+            return len(new)
+        demonstrations: list[NewDemonstration | tuple[str, str]] = []
+        rankings = []
+        for id, each in zip(ids, said, strict=True):
+            if isinstance(each.label, NewDemonstration):
+                demonstrations.append(each.label._replace(prompt_id=id))
+            elif each.label is not None:
+                rankings.append(replace(each.label, prompt_id=id))
+        if demonstrations:
+            return len(self.feedback.add_demonstrations(demonstrations, labeler=NOBODY, source=self.source))
+        return len(self.feedback.add_rankings(rankings, source=self.source))
 
 
 def seed(feedback: Intake) -> dict[str, int]:
@@ -162,11 +323,15 @@ def seed(feedback: Intake) -> dict[str, int]:
     What is there already is left alone. How many prompts and demonstrations are bundled, how many demonstrations and
     demonstration tasks are new.
     """
-    prompts = [shapes.prompt_of(row, "seed") for row in _seed_rows("prompts")]
-    written = [shapes.demonstration_of(row, "seed") for row in _seed_rows("demonstrations")]
+    prompts = [said.prompt for said in _seeds("prompts")]
+    written = _seeds("demonstrations")
     ids = feedback.add_prompts(prompts)
-    shown = feedback.add_prompts([prompt for prompt, _, _ in written])
-    rows = [(id, response) for id, (_, response, _) in zip(shown, written, strict=True)]
+    shown = feedback.add_prompts([said.prompt for said in written])
+    rows = [
+        (id, said.label.response)
+        for id, said in zip(shown, written, strict=True)
+        if isinstance(said.label, NewDemonstration)
+    ]
     new = feedback.add_demonstrations(rows, labeler="pawl", source="seed")
     train = [id for id, prompt in zip(ids, prompts, strict=True) if prompt.split != "heldout"]
     tasks = feedback.add_demonstration_tasks([id for id in train if id not in set(shown)])
@@ -174,8 +339,10 @@ def seed(feedback: Intake) -> dict[str, int]:
     return {"prompts": bundled, "demonstrations": len(rows), "new_demonstrations": len(new), "new_tasks": len(tasks)}
 
 
-def _seed_rows(name: str) -> Iterator[Row]:
-    for place, row in rows_of(SEEDS / f"{name}.jsonl"):
+def _seeds(kind: str) -> list[Said]:
+    found = []
+    for place, row in rows_of(SEEDS / f"{kind}.jsonl"):
         if isinstance(row, Unreadable):
-            raise InvalidInput(f"The bundled {name} are damaged: {place} {row.why}. Install Pawl again.")
-        yield row
+            raise InvalidInput(f"The bundled {kind} are damaged: {place} {row.why}. Install Pawl again.")
+        found += shapes.read(kind, row, "seed").said
+    return found

@@ -309,12 +309,19 @@ def withdraw(live: Live, now: datetime, *, label_id: str | None, labeler: str | 
 
 
 def _pseudonym(live: Live, labeler: str) -> str:
-    """Of a user or an outsider, given by name or by the pseudonym itself. Raises NotFound."""
+    """Of a user or an outsider, given by name, by SOURCE/NAME or by the pseudonym itself.
+
+    Raises NotFound, or InvalidInput when several sources have someone of that name.
+    """
     if labeler in live.users:
         return live.users[labeler].pseudonym
     if labeler in live.outsiders:
         return live.outsiders[labeler]
-    known = {user.pseudonym for user in live.users.values()} | set(live.outsiders.values())
-    if labeler not in known:
+    if labeler in live.pseudonyms:
+        return labeler
+    named = [name for name in list(live.outsiders) if name.endswith(f"/{labeler}")]
+    if not named:
         raise NotFound(f"There is no labeler {shown(labeler)}. Nothing was withdrawn.")
-    return labeler
+    if len(named) > 1:
+        refuse([f"{shown(labeler)} may be {', '.join(named[:5])}: name the one that is meant"])
+    return live.outsiders[named[0]]

@@ -65,6 +65,7 @@ from data.rows import (
     RunRow,
     SettingsRow,
     SkipRow,
+    SourceRow,
     SpentTokenRow,
     TaskRow,
     TokenRow,
@@ -124,7 +125,9 @@ class Live:
         self.users: dict[str, User] = {}  # by name
         self.passwords: dict[str, str] = {}
         self.tokens: dict[str, Token] = {}  # by hash
-        self.outsiders: dict[str, str] = {}  # pseudonyms of people named in imports
+        self.outsiders: dict[str, str] = {}  # pseudonyms of people named in imports, by SOURCE/NAME
+        self.pseudonyms: set[str] = set()  # of users and outsiders
+        self.sources: dict[str, str] = {}  # licences by the name of what was imported
         self.prompts: dict[str, int] = {}  # numbers by id
         self.tasks: dict[str, LiveTask] = {}
         self.batches: dict[str, list[str]] = {}  # task ids by batch
@@ -162,7 +165,8 @@ class Live:
             PasswordRow: ("name hash", self.passwords.__setitem__),
             TokenRow: ("hash name kind expires_at", self._token),
             SpentTokenRow: ("hash", self._spent),
-            OutsiderRow: ("name pseudonym", self.outsiders.__setitem__),
+            OutsiderRow: ("name pseudonym", self._outsider),
+            SourceRow: ("name licence", self.sources.__setitem__),
             PromptRow: ("id number", self.prompts.__setitem__),
             BatchRow: ("id", self._batch),
             ConversationRow: ("id labeler key created_at", self._conversation),
@@ -266,6 +270,11 @@ class Live:
 
     def _user(self, name: str, role: Role, pseudonym: str, created_at: datetime) -> None:
         self.users[name] = User(name, role, pseudonym, True, created_at)
+        self.pseudonyms.add(pseudonym)
+
+    def _outsider(self, name: str, pseudonym: str) -> None:
+        self.outsiders[name] = pseudonym
+        self.pseudonyms.add(pseudonym)
 
     def _disabled(self, name: str) -> None:
         self.users[name] = replace(self.users[name], active=False)

@@ -22,8 +22,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 
 def new_pseudonym(live: Live) -> str:
     """A name for exports that says nothing of the person, taken by nobody else."""
-    taken = {user.pseudonym for user in live.users.values()} | set(live.outsiders.values())
-    while (pseudonym := f"labeler-{secrets.token_hex(4)}") in taken:
+    while (pseudonym := f"labeler-{secrets.token_hex(4)}") in live.pseudonyms:
         pass
     return pseudonym
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Role = Literal["labeler", "reviewer", "researcher", "admin"]
 ROLES: tuple[Role, ...] = ("labeler", "reviewer", "researcher", "admin")  # each may do what those before it may
@@ -40,6 +40,7 @@ FLAGS = (
 )
 RATINGS = ("helpful", "harmless", "honest")  # each 1 to 7
 MAX_TEXT = 100_000  # characters in any one text
+NOBODY = "import"  # the labeler of imported labels of which nobody says who gave them
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +189,25 @@ class NewRanking:
     prompt_id: str
     responses: tuple[NewResponse, ...]  # 2 to 9
     ranks: tuple[int | None, ...]  # one for each response: 1 is best, equal is a tie, None is unrankable
-    labeler: str  # the name its file gives, or "import"; the store gives it a pseudonym
+    labeler: str  # the name its file gives, or "import"; the store gives it a pseudonym, one for each source
     ratings: tuple[dict[str, int], ...] = ()  # empty, or one for each response
     flags: tuple[tuple[str, ...], ...] = ()  # empty, or one for each response
     comment: str = ""
     seconds: float | None = None
+    labeled_at: datetime | None = None  # when the labeler gave it, where its file says so
+    display_order: tuple[int, ...] = ()  # places of the responses as the labeler saw them; empty: not known
+    details: dict[str, Any] = field(default_factory=dict)  # what else its file says of it
+
+
+class NewDemonstration(NamedTuple):
+    """A demonstration made elsewhere, on its way in."""
+
+    prompt_id: str
+    response: str
+    labeler: str | None = None  # the name its file gives; None: whoever the whole import names
+    seconds: float | None = None
+    labeled_at: datetime | None = None
+    details: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,13 @@ from typing import Any, NamedTuple
 
 from data.records import Message
 
+# made once: json.dumps would make one for each value
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
 
 def as_json(value: Any) -> str:
     """Canonical JSON: the same value always gives the same text. Raises ValueError for NaN and infinity."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def digest_of(value: Any) -> str:
@@ -71,7 +74,7 @@ class SpentTokenRow(NamedTuple):
 class OutsiderRow(NamedTuple):
     """Someone named in an import, who is not a user."""
 
-    name: str
+    name: str  # SOURCE/NAME: the same name in another source is another person
     pseudonym: str
     created_at: datetime
 
@@ -332,6 +335,22 @@ class EndedConversationRow(NamedTuple):
     created_at: datetime
 
 
+class SourceRow(NamedTuple):
+    """Where imported prompts and labels come from, and under which licence; their `source` is this name."""
+
+    name: str
+    licence: str
+    created_at: datetime
+
+
+class LabelDetailsRow(NamedTuple):
+    """What a file says of an imported label beyond what Pawl asks: a strength, ratings on a scale of its own."""
+
+    label_id: str
+    details: str
+    created_at: datetime
+
+
 Row = (
     UserRow
     | DisabledUserRow
@@ -368,6 +387,8 @@ Row = (
     | ContinuationRow
     | AttackRow
     | EndedConversationRow
+    | SourceRow
+    | LabelDetailsRow
 )
 
 TABLES: dict[type[Row], str] = {
@@ -406,4 +427,6 @@ TABLES: dict[type[Row], str] = {
     ContinuationRow: "continuations",
     AttackRow: "attacks",
     EndedConversationRow: "ended_conversations",
+    SourceRow: "sources",
+    LabelDetailsRow: "label_details",
 }

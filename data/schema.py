@@ -109,7 +109,12 @@ CREATE TABLE attacks (conversation_id VARCHAR, success INTEGER, created_at TIMES
 CREATE TABLE ended_conversations (id VARCHAR, created_at TIMESTAMPTZ);
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _WORKBENCH, _CONVERSATIONS)
+_SOURCES = """
+CREATE TABLE sources (name VARCHAR, licence VARCHAR, created_at TIMESTAMPTZ);
+CREATE TABLE label_details (label_id VARCHAR, details JSON, created_at TIMESTAMPTZ);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _WORKBENCH, _CONVERSATIONS, _SOURCES)
 
 
 def migrate(connection: duckdb.DuckDBPyConnection) -> None:

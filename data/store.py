@@ -38,6 +38,7 @@ from data.records import (
     Checkpoint,
     Demonstration,
     DemonstrationAnswer,
+    NewDemonstration,
     NewPrompt,
     NewRanking,
     NewResponse,
@@ -170,6 +171,10 @@ class Store:
         """Whether there is any prompt; answers from memory."""
         return bool(self._live.prompts)
 
+    def prompt_ids(self) -> set[str]:
+        """The ids of all prompts; answers from memory."""
+        return set(list(self._live.prompts))
+
     def prompts(self) -> list[Prompt]:
         """Every prompt, oldest first."""
         return [exports.prompt_of(row) for row in self._read(f"SELECT {exports.PROMPT} FROM prompts ORDER BY number")]
@@ -288,19 +293,30 @@ class Store:
         """Give the task back: its slot is free for others, and this labeler is never offered it again."""
         self._write(partial(labeling.skip, name=labeler, task_id=task_id, token=lease, reason=reason))
 
-    def add_demonstrations(self, rows: Sequence[tuple[str, str]], *, labeler: str, source: str) -> list[str]:
-        """Demonstrations made elsewhere, as (prompt id, response). The ids of those that were not here yet.
+    def add_source(self, name: str, licence: str) -> None:
+        """Keep under which licence that is whose source has this name. Raises Conflict when it has another."""
+        self._write(partial(intake.add_source, name=name, licence=licence))
 
-        The same prompt, response and source a second time adds nothing. `labeler` is a user's name, or any name:
-        it gets a pseudonym.
+    def sources(self) -> dict[str, str]:
+        """The licences of what was imported, by the name of the source; of sources for which one was given."""
+        return dict(self._live.sources)
+
+    def add_demonstrations(
+        self, rows: Sequence[NewDemonstration | tuple[str, str]], *, labeler: str, source: str
+    ) -> list[str]:
+        """Demonstrations made elsewhere, as (prompt id, response) or whole. The ids of those that were not here yet.
+
+        The same prompt, response and source a second time adds nothing. `labeler` of those whose row names none: a
+        user's name, or any name. A name gets a pseudonym, in each source another.
         """
-        checked = intake.checked_demonstrations(rows, labeler, source, self._live)
+        whole = [NewDemonstration(*row) for row in rows]
+        checked = intake.checked_demonstrations(whole, labeler, source, self._live)
         slices = (checked[start : start + SLICE] for start in range(0, len(checked), SLICE))
         add = partial(intake.add_demonstrations, labeler=labeler, source=source)
         return [id for part in slices for id in self._write(partial(add, rows=part))]
 
     def add_rankings(self, rankings: Sequence[NewRanking], *, source: str = "import") -> list[str]:
-        """Rankings made elsewhere; those of the same prompt and responses share a task, closed to others.
+        """Rankings made elsewhere; those of the same prompt and responses, in any order, share a task closed to others.
 
         The ids of those that were not here yet: the same labeler's same ranking a second time adds nothing.
         """
@@ -308,6 +324,11 @@ class Store:
         slices = (checked[start : start + SLICE] for start in range(0, len(checked), SLICE))
         add = partial(intake.add_rankings, source=source)
         return [id for part in slices for id in self._write(partial(add, rankings=part))]
+
+    def label_details(self, label_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What their file said of these imported labels besides, by label id; a label without such is left out."""
+        sql = "SELECT label_id, details FROM label_details WHERE label_id IN (SELECT unnest(?::VARCHAR[]))"
+        return {id: json.loads(details) for id, details in self._read(sql, [list(label_ids)])}
 
     def withdraw(self, *, label_id: str | None = None, labeler: str | None = None) -> list[str]:
         """Hide one label, or all of a labeler's (by name or pseudonym), with the rewrites made in them.

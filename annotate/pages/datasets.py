@@ -1,4 +1,4 @@
-"""Datasets: what has been said so far, frozen into snapshots or taken home as files. For researchers."""
+"""Datasets: what has been said so far, frozen into snapshots, brought in from files or taken home. For researchers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import gradio as gr
 
 from annotate import exports
 from annotate.context import Context
-from annotate.panels import allow, closed_to, header, panel
+from annotate.panels import allow, closed_to, header, importer, panel
 from data import owner, snapshots
 from data.errors import FeedbackError
 
@@ -61,9 +61,10 @@ def layout(context: Context) -> None:
         counts = panel()
         with gr.Row(elem_classes="pawl-toolbar"):
             freeze = gr.Button("Freeze a snapshot", variant="primary", scale=0, min_width=200)
-            refresh = gr.Button("Refresh", scale=0, min_width=110)
+            refresh = gr.Button("Refresh", scale=0, min_width=110, elem_id="pawl-refresh")  # pressed by importer.js
         said = panel()
         kept = panel()
+        importer()
         panel(_exports())
 
     def on_load(request: gr.Request) -> tuple[Any, ...]:

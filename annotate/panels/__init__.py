@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 COLOURS = (FOLDER / "colours.css").read_text()
-STYLE = "".join((FOLDER / name).read_text() for name in ("panels.css", "plots.css", "formatted.css"))
+STYLE = "".join((FOLDER / name).read_text() for name in ("panels.css", "plots.css", "formatted.css", "importer.css"))
 TREES = (FOLDER / "tree.js").read_text()  # draws formatted texts, here and on the ranking board
 STAGE_WORDS = {
     "freeze": "gathering the labels",
@@ -65,6 +65,11 @@ def panel(value: list[dict[str, Any]] | None = None) -> gr.HTML:
 def prose(markdown: str) -> dict[str, Any]:
     """The block of a panel that shows this text formatted."""
     return {"kind": "prose", "tree": render(markdown)}
+
+
+def importer() -> gr.HTML:
+    """Files in: choose one, look at what it would become, import it. It talks to the API, not to Gradio."""
+    return _component("importer.js")
 
 
 def _component(*scripts: str, **options: Any) -> gr.HTML:

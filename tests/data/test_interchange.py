@@ -197,19 +197,26 @@ def test_a_folder_of_everything_is_refused_before_it_is_searched(tmp_path, empty
     ],
 )
 def test_a_demonstration_has_many_shapes(row):
-    prompt, response, labeler = shapes.demonstration_of(row, "f.jsonl")
+    (said,) = shapes.read("demonstrations", row, "f.jsonl").said
 
-    assert prompt == NewPrompt(COLOUR, (), None, "f.jsonl")
-    assert (response, labeler) == ("Blue.", "import")
+    assert said.prompt == NewPrompt(COLOUR, (), None, "f.jsonl")
+    assert (said.label.response, said.label.labeler) == ("Blue.", "import")
 
 
 def test_alpacas_input_follows_its_instruction():
-    prompt, _, _ = shapes.demonstration_of({"instruction": "Sort these.", "input": "b, a", "output": "a, b"}, "f")
+    row = {"instruction": "Sort these.", "input": "b, a", "output": "a, b"}
 
-    assert prompt.messages == (Message("user", "Sort these.\n\nb, a"),)
+    (said,) = shapes.read("demonstrations", row, "f").said
+
+    assert said.prompt.messages == (Message("user", "Sort these.\n\nb, a"),)
 
 
 CHOSEN, REJECTED = ({"role": "assistant", "content": text} for text in ("Blue.", "Fish."))
+
+
+def ranking_of(row, kind="comparisons"):
+    (said,) = shapes.read(kind, row, "f").said
+    return said.prompt, said.label
 
 
 @pytest.mark.parametrize(
@@ -227,7 +234,7 @@ CHOSEN, REJECTED = ({"role": "assistant", "content": text} for text in ("Blue.",
     ],
 )
 def test_a_comparison_has_many_shapes_and_becomes_a_ranking_of_two(row):
-    prompt, ranking = shapes.comparison_of(row, "f.jsonl")
+    prompt, ranking = ranking_of(row)
 
     assert prompt.messages == COLOUR
     assert [response.text for response in ranking.responses] == ["Blue.", "Fish."]
@@ -235,16 +242,17 @@ def test_a_comparison_has_many_shapes_and_becomes_a_ranking_of_two(row):
 
 
 def test_the_order_of_a_comparisons_responses_does_not_tell_which_was_chosen():
-    _, ranking = shapes.comparison_of({"prompt": "Name a colour.", "chosen": "Fish.", "rejected": "Blue."}, "f")
+    _, ranking = ranking_of({"prompt": "Name a colour.", "chosen": "Fish.", "rejected": "Blue."})
 
     assert [response.text for response in ranking.responses] == ["Blue.", "Fish."]
     assert ranking.ranks == (2, 1)
+    assert ranking.display_order == ()  # nor is it known in which order the labeler saw them
 
 
 def test_an_implicit_prompt_never_ends_in_half_a_word():
     row = {"chosen": "The capital of France is Paris.", "rejected": "The capital of France is Parma."}
 
-    prompt, ranking = shapes.comparison_of(row, "f")
+    prompt, ranking = ranking_of(row)
 
     assert prompt.messages[0].content == "The capital of France is"
     assert [response.text for response in ranking.responses] == ["Paris.", "Parma."]
@@ -254,7 +262,7 @@ def test_the_turns_of_a_dialogue_are_the_implicit_prompt():
     def dialogue(last):
         return f"\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: A colour?\n\nAssistant: {last}"
 
-    prompt, ranking = shapes.comparison_of({"chosen": dialogue("Blue."), "rejected": dialogue("Blueish.")}, "f")
+    prompt, ranking = ranking_of({"chosen": dialogue("Blue."), "rejected": dialogue("Blueish.")})
 
     assert [(turn.role, turn.content) for turn in prompt.messages] == [
         ("user", "Hi."),
@@ -280,7 +288,7 @@ def test_a_ranking_keeps_ties_unrankable_responses_and_what_was_said_of_each():
         "seconds": 7,
     }
 
-    _, ranking = shapes.ranking_of(row, "f")
+    _, ranking = ranking_of(row, "rankings")
 
     assert ranking.responses[2] == NewResponse("Fish.", "sft-0001")
     assert ranking.ranks == (1, 1, None)
@@ -312,7 +320,7 @@ def test_a_ranking_keeps_ties_unrankable_responses_and_what_was_said_of_each():
         ("rankings", {"prompt": "x", "responses": ["a"], "ranks": [1]}, "a list of 2 to 9"),
         ("rankings", {"prompt": "x", "responses": list("abcdefghij"), "ranks": [1] * 10}, "a list of 2 to 9"),
         ("rankings", {"prompt": "x", "responses": ["a", "b"], "ranks": [1]}, "2 responses but not 2 ranks"),
-        ("rankings", {"prompt": "x", "responses": ["a", "b"], "ranks": [1, 3]}, "has the rank '3'"),
+        ("rankings", {"prompt": "x", "responses": ["a", "b"], "ranks": [1, -3]}, "has the rank '-3'"),
         ("rankings", {"prompt": "x", "responses": ["a", "b"], "ranks": [True, 2]}, "has the rank 'True'"),
         ("rankings", {"prompt": "x", "responses": ["a", "b"], "ranks": [1.5, 2]}, "has the rank '1.5'"),
         ("rankings", {"prompt": "x", "responses": ["a", "b"], "ranks": [float("inf"), 2]}, "has the rank 'inf'"),
@@ -321,10 +329,8 @@ def test_a_ranking_keeps_ties_unrankable_responses_and_what_was_said_of_each():
     ],
 )
 def test_what_is_wrong_with_a_row_is_said_in_words(kind, row, why):
-    understand = getattr(shapes, f"{kind[:-1]}_of")
-
     with pytest.raises(shapes.Misfit) as misfit:
-        understand(row, "f.jsonl")
+        shapes.read(kind, row, "f.jsonl")
 
     assert why in str(misfit.value)
 
