@@ -33,11 +33,11 @@ RECENT = 200  # of the tasks ranked last, those that are looked through for an a
 _KNOWN = "SELECT task_id, note, author, created_at FROM gold ORDER BY rowid DESC"
 _GIVEN = """
     SELECT task_id, ranks FROM current_rankings
-    WHERE purpose IN ('gold', 'qualification') AND list_contains($tasks::VARCHAR[], task_id)"""
+    WHERE purpose IN ('gold', 'qualification') AND task_id IN (SELECT unnest($tasks::VARCHAR[]))"""
 _ANSWERS = """
     SELECT task_id, list(ranks ORDER BY labeler) FILTER (source <> 'review'),
         arg_max(ranks, created_at) FILTER (source = 'review')
-    FROM standing_rankings WHERE list_contains($tasks::VARCHAR[], task_id) GROUP BY task_id"""
+    FROM standing_rankings WHERE task_id IN (SELECT unnest($tasks::VARCHAR[])) GROUP BY task_id"""
 
 
 class Checks:
