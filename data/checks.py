@@ -52,14 +52,14 @@ class Checks:
     ) -> None:
         self._write, self._live, self._moment, self._texts = write, live, moment, texts
 
-    def known(self) -> list[dict[str, Any]]:
+    def known(self, limit: int | None = None) -> list[dict[str, Any]]:
         """The tasks with a known answer that are given to labelers, the newest first, ready for JSON.
 
         `labels`: who answered; `right`: who gave exactly the known answer; `agreement`: the mean share of pairs.
         """
         live = self._live()
         with self._moment() as moment:
-            rows = [row for row in moment.select(_KNOWN) if _is_given(live, row[0])]
+            rows = [row for row in moment.select(_KNOWN) if _is_given(live, row[0])][:limit]
             given: dict[str, list[Ranks]] = {task_id: [] for task_id, *_ in rows}
             for task_id, ranks in moment.select(_GIVEN, {"tasks": list(given)}):
                 given[task_id].append(ranks)
