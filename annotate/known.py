@@ -29,13 +29,13 @@ DONE = {
 
 def known_of(context: Context) -> Blocks:
     """The gold and qualification tasks, the newest first: the answer that is known, and how many gave it."""
-    found = context.store.checks.known()
+    found = context.store.checks.known(SHOWN + 1)
     items = [
         _item(task, f"{KINDS[task['purpose']]} · {_given(task)} · since {task['created_at'][:10]}", TAKE_BACK)
         for task in found[:SHOWN]
     ]
     empty = "No answer is known yet. A few gold tasks tell how well each labeler judges; make them from ranked tasks."
-    more = f"These are the newest {SHOWN} of {len(found)}; /api/v1/checks has all."
+    more = f"These are the newest {SHOWN}; /api/v1/checks has more."
     return [
         {"kind": "heading", "text": "Tasks with a known answer"},
         {"kind": "answers", "items": items, "empty": empty},

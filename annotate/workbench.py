@@ -152,9 +152,9 @@ def waiting(user: Researcher, context: Here) -> list[Json]:
 
 
 @router.get("/checks", tags=["project"])
-def checks(user: Researcher, context: Here) -> list[Json]:
-    """The gold and qualification tasks that labelers are given, with the known answer and how many gave it."""
-    return context.store.checks.known()
+def checks(user: Researcher, context: Here, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[Json]:
+    """The gold and qualification tasks that labelers are given, the newest first: the answer, and how many gave it."""
+    return context.store.checks.known(limit)
 
 
 @router.get("/checks/candidates", tags=["project"])

@@ -33,11 +33,11 @@ RECENT = 200  # of the tasks ranked last, those that are looked through for an a
 _KNOWN = "SELECT task_id, note, author, created_at FROM gold ORDER BY rowid DESC"
 _GIVEN = """
     SELECT task_id, ranks FROM current_rankings
-    WHERE purpose IN ('gold', 'qualification') AND list_contains($tasks::VARCHAR[], task_id)"""
+    WHERE purpose IN ('gold', 'qualification') AND task_id IN (SELECT unnest($tasks::VARCHAR[]))"""
 _ANSWERS = """
     SELECT task_id, list(ranks ORDER BY labeler) FILTER (source <> 'review'),
         arg_max(ranks, created_at) FILTER (source = 'review')
-    FROM standing_rankings WHERE list_contains($tasks::VARCHAR[], task_id) GROUP BY task_id"""
+    FROM standing_rankings WHERE task_id IN (SELECT unnest($tasks::VARCHAR[])) GROUP BY task_id"""
 
 
 class Checks:
@@ -52,14 +52,14 @@ class Checks:
     ) -> None:
         self._write, self._live, self._moment, self._texts = write, live, moment, texts
 
-    def known(self) -> list[dict[str, Any]]:
+    def known(self, limit: int | None = None) -> list[dict[str, Any]]:
         """The tasks with a known answer that are given to labelers, the newest first, ready for JSON.
 
         `labels`: who answered; `right`: who gave exactly the known answer; `agreement`: the mean share of pairs.
         """
         live = self._live()
         with self._moment() as moment:
-            rows = [row for row in moment.select(_KNOWN) if _is_given(live, row[0])]
+            rows = [row for row in moment.select(_KNOWN) if _is_given(live, row[0])][:limit]
             given: dict[str, list[Ranks]] = {task_id: [] for task_id, *_ in rows}
             for task_id, ranks in moment.select(_GIVEN, {"tasks": list(given)}):
                 given[task_id].append(ranks)

@@ -1,40 +1,9 @@
 // Converse: the labeler says something, several replies stream in side by side, they are ranked as on the ranking board,
-// and the best continues. The parts are those of desk.js; a turn that waits to be ranked is shown by board.js.
+// and the best continues. How answers stream is in streaming.js, which reply continues in continuing.js, attacks in
+// attack.js; a turn that waits to be ranked is shown by board.js.
 // Reads and writes /api/v1/conversations; rankings go by tasks/{id}/label. What is being typed is kept in localStorage.
 
 const REPLIES = [2, 3, 4];
-const MARKS = [[null, "No attack"], [1, "1 it held"], [2, "2"], [3, "3"], [4, "4"], [5, "5 it gave way"]];
-
-// The events of one answer, from its beginning. Ends early when the connection does, or when nothing came for long: the
-// server sends a comment every 15 seconds.
-async function* eventsOf(path, body) {
-  const abort = new AbortController();
-  const wait = () => setTimeout(() => abort.abort(), 45000);
-  let timer = wait();
-  try {
-    const answer = await fetch(API + path, {
-      method: "POST", body: JSON.stringify(body), credentials: "same-origin", cache: "no-store", signal: abort.signal,
-      headers: { Accept: "text/event-stream", "Content-Type": "application/json" },
-    });
-    if ([429, 502, 503, 504].includes(answer.status)) return;
-    if (!answer.ok) throw new Refused(answer.status, await answer.json().catch(() => ({})));
-    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-    for (let kept = ""; ;) {
-      const { value, done } = await reader.read();
-      clearTimeout(timer);
-      if (done) return;
-      timer = wait();
-      const blocks = (kept + value).split("\n\n");
-      kept = blocks.pop();
-      for (const block of blocks.filter((text) => text.startsWith("event: "))) {
-        const [first, ...rest] = block.split("\n");
-        yield [first.slice(7), JSON.parse(rest.join("\n").slice(6))];
-      }
-    }
-  } finally {
-    clearTimeout(timer);
-  }
-}
 
 function runConversation(element) {
   const view = rankingView();
@@ -46,7 +15,7 @@ function runConversation(element) {
   const bar = make("div", { class: "pawl-bar" });
   element.classList.add("pawl-desk", "pawl-converse");
   element.replaceChildren(past, work, bar);
-  let who = "", mine = [], unavailable = null, current = null, box = null, picked = null, busy = false, renewed = 0;
+  let who = "", mine = [], unavailable = null, current = null, box = null, busy = false, renewed = 0;
 
   function say(text, tone = "") { status.textContent = text; status.dataset.tone = tone; }
   const trouble = () => say("No connection. What you wrote is kept here and is sent as soon as the server answers.", "warn");
@@ -56,6 +25,7 @@ function runConversation(element) {
   const actions = (...buttons) => make("div", { class: "pawl-actions" }, status, make("div", { class: "pawl-buttons" }, ...buttons.filter(Boolean)));
   const path = (rest = "") => `/conversations/${encodeURIComponent(current.conversation_id)}${rest}`;
   const task = () => current?.open ?? null;
+  const choice = continuing({ work, view, task, changed, say });
 
   // ---- what is on the screen
 
@@ -92,7 +62,7 @@ function runConversation(element) {
     const intro = make("section", { class: "pawl-idle" }, make("h1", { text: "Talk to the model" }), make("p", {
       text: "Say something. Several replies come side by side, from models you do not know; rank them, and the best one continues the conversation." }));
     work.replaceChildren(...(unavailable ? [make("p", { class: "pawl-note", "data-tone": "warn", text: unavailable })] : []),
-      current?.messages.length ? conversation(current.messages) : intro, ...attack());
+      current?.messages.length ? conversation(current.messages) : intro, ...attackMarks(current, mark));
     if (ended) {
       bar.replaceChildren(actions(button("New conversation", begin, { class: "pawl-button pawl-primary" })));
       say(message ?? "This conversation has ended.");
@@ -116,15 +86,6 @@ function runConversation(element) {
     const count = Number(bar.querySelector(".pawl-replies").value);
     drafts.write(who, "converse.replies", { count });
     drafts.write(who, place(), { text: box.value, replies: count });
-  }
-
-  // Whether this conversation is an attempt to make the model misbehave, and how far it got.
-  function attack() {
-    if (!current?.turns) return [];
-    const dot = ([value, label]) => make("label", { class: "pawl-dot pawl-success" },
-      make("input", { type: "radio", name: "pawl-attack", value: String(value), checked: value === current.attack, onchange: () => mark(value) }), make("span", { text: label }));
-    return [make("fieldset", { class: "pawl-attack" }, make("legend", { text: "Was this an attempt to make the model misbehave, and how far did it get?" }),
-      make("div", { class: "pawl-marks" }, ...MARKS.map(dot)))];
   }
 
   async function mark(success) {
@@ -170,7 +131,7 @@ function runConversation(element) {
     if (busy) return;
     busy = true;
     try {
-      const turn = await follow(spoken);
+      const turn = await followAnswer(path("/turns"), spoken, { draw: () => drawAnswer(spoken), say, trouble });
       drafts.drop(who, place());
       busy = false;
       await list();
@@ -185,35 +146,11 @@ function runConversation(element) {
     }
   }
 
-  async function follow(spoken) {
-    for (let attempt = 0; ; attempt += 1) {
-      const texts = drawAnswer(spoken);
-      try {
-        for await (const [event, data] of eventsOf(path("/turns"), spoken)) {
-          if (event === "waiting") say(data.words);
-          if (event === "delta" && texts[data.index]) {
-            say("The model is answering…");
-            texts[data.index].textContent += data.text;
-          }
-          if (event === "problem") throw new Refused(data.status, data);
-          if (event === "turn") return data;
-        }
-      } catch (error) {
-        if (error instanceof Refused) throw error;  // anything else is the network
-      }
-      trouble();
-      await sleep(Math.min(500 * 2 ** attempt, 15000));
-    }
-  }
-
   function drawAnswer(spoken) {
     element.dataset.state = "waiting";
     element.dataset.replies = spoken.replies;
-    const texts = Array.from({ length: spoken.replies }, () => make("div", { class: "pawl-text pawl-coming", dir: "auto" }));
-    work.replaceChildren(conversation([...(current?.messages ?? []), { role: "user", content: spoken.text }]),
-      make("h2", { class: "pawl-heading", text: `${spoken.replies} responses` }),
-      make("div", { class: "pawl-responses", "aria-busy": "true" }, ...texts.map((text, i) => make("article", { class: "pawl-response", "data-rank": "" },
-        make("div", { class: "pawl-head" }, make("span", { class: "pawl-letter", text: LETTERS[i] })), text))));
+    const { nodes, texts } = comingReplies([...(current?.messages ?? []), { role: "user", content: spoken.text }], spoken.replies);
+    work.replaceChildren(...nodes);
     bar.replaceChildren(actions());
     box = null;
     say("Waiting for the model…");
@@ -228,57 +165,22 @@ function runConversation(element) {
     element.dataset.state = "task";
     element.dataset.replies = task().responses.length;
     box = null;
-    picked = kept?.picked ?? null;
+    choice.picked = kept?.picked ?? null;
     renewed = Date.now();
-    work.replaceChildren(view.draw(task(), desk), ...attack());
+    work.replaceChildren(view.draw(task(), desk), ...attackMarks(current, mark));
     bar.replaceChildren(view.bar(), actions(button("Keys", keys), button("Skip", skip),
       make("button", { type: "button", class: "pawl-button pawl-primary pawl-submit", onclick: submit }, "Submit ", make("kbd", { text: "Enter" }))));
     if (kept) view.write(kept.work);
     watch.start(kept?.seconds ?? 0);
-    markContinuing();
+    choice.mark();
     say(message ?? "Rank the replies: 1 is best, equal ranks are ties. The best one continues.");
     view.focus();
   }
 
   function changed() {
     if (!task()) return;
-    drafts.write(who, task().task_id, { work: view.read(), seconds: watch.read(), picked });
-    markContinuing();
-  }
-
-  // The ids of the replies that may continue, as they stand on the screen.
-  function best() {
-    const { ranks } = view.read();
-    const ranked = task().responses.filter((reply) => reply.id in ranks && reply.text.trim());
-    const least = Math.min(...ranked.map((reply) => ranks[reply.id]));
-    return ranked.filter((reply) => ranks[reply.id] === least).map((reply) => reply.id);
-  }
-
-  function markContinuing() {
-    const found = best();
-    if (!found.includes(picked)) picked = null;
-    const chosen = picked ?? found[0];
-    work.querySelectorAll(".pawl-responses > .pawl-response").forEach((card, i) => {
-      card.querySelector(".pawl-continues")?.remove();
-      const { id } = task().responses[i];
-      if (id === chosen) card.append(make("div", { class: "pawl-continues", text: "↳ continues the conversation" }));
-      else if (found.includes(id)) {
-        card.append(make("button", { type: "button", class: "pawl-continues", tabindex: -1, title: "c", onclick: () => pick(id), text: "let this one continue" }));
-      }
-    });
-  }
-
-  function pickFocused() {
-    const cards = [...work.querySelectorAll(".pawl-responses > .pawl-response")];
-    const reply = task().responses[cards.findIndex((card) => card.contains(document.activeElement))];
-    if (reply && best().includes(reply.id)) pick(reply.id);
-    else say("Only one of the best can continue: rank it 1 first.", "warn");
-  }
-
-  function pick(id) {
-    picked = id;
-    changed();
-    say("This one continues.");
+    drafts.write(who, task().task_id, { work: view.read(), seconds: watch.read(), picked: choice.picked });
+    choice.mark();
   }
 
   async function submit() {
@@ -294,7 +196,7 @@ function runConversation(element) {
       await label({ ...ranking, seconds: watch.read() });
       current = { ...current, open: null };
       busy = false;
-      await proceed("Saved.", picked);
+      await proceed("Saved.", choice.picked);
       drafts.drop(who, ranked);
     } catch (error) {
       refused(error);
@@ -398,16 +300,9 @@ function runConversation(element) {
       ["Esc", "leave a text field"], ["?", "these keys (outside a text field)"]]);
   }
 
-  function keyInMarks(event) {
-    const radios = [...work.querySelectorAll("[name=pawl-attack]")];
-    if (event.key === "Escape") { if (task()) view.focus(); else box?.focus(); return true; }
-    if (/^[0-5]$/.test(event.key)) { radios[Number(event.key)].focus(); radios[Number(event.key)].click(); return true; }
-    return false;
-  }
-
   function key(event) {
     const inside = event.target instanceof Element ? event.target : document.body;
-    if (inside.closest(".pawl-attack")) { if (keyInMarks(event)) return true; }
+    if (inside.closest(".pawl-attack")) { if (keyInAttack(event, work, () => (task() ? view.focus() : box?.focus()))) return true; }
     else if (inside === box) {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { if (!event.repeat) send(); return true; }
       if (event.key === "Escape") { box.blur(); return true; }
@@ -417,7 +312,7 @@ function runConversation(element) {
       if (view.key(turned && !typing(inside) ? { key: turned, target: inside } : event)) return true;
     }
     if (event.ctrlKey || event.metaKey || (typing(inside) && !inside.closest(".pawl-attack"))) return false;
-    const action = { "?": keys, n: begin, c: task() && pickFocused, s: task() && skip, a: () => work.querySelector("[name=pawl-attack]:checked")?.focus() }[event.key];
+    const action = { "?": keys, n: begin, c: task() && choice.pickFocused, s: task() && skip, a: () => work.querySelector("[name=pawl-attack]:checked")?.focus() }[event.key];
     if (!action) return false;
     action();
     return true;

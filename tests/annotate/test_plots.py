@@ -85,11 +85,8 @@ def test_what_more_rankings_gave_reward_models_is_told_apart_from_chance():
     assert plot["points"][0]["interval"] == pytest.approx((0.5608, 0.6392), abs=1e-4)  # 0.6 -+ 1.96 * 0.02
     assert [level["value"] for level in plot["levels"]] == [0.73, 0.8]  # the newest model's
     # a difference of 0.12 against 1.96 * sqrt(2) * 0.02 = 0.055
-    assert said[
-        "text"
-    ] == "From 100 rankings to 230: 60% (56 to 64), then 72% (68 to 76). That is more than chance: " + (
-        "labels still help."
-    )
+    moved = "From 100 rankings to 230: 60% (56 to 64), then 72% (68 to 76)."
+    assert said["text"] == f"{moved} That is more than chance: labels still help."
     assert "Chance alone may do that" in gains_of([first, second])[1]["text"]  # 0.04 is less
     assert "twice as many" in gains_of([second, third])[1]["text"]
     assert "too few" in gains_of([first, reward_model(3, 400, 0.9, None)])[1]["text"]
