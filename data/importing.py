@@ -12,6 +12,7 @@ row that was read is either taken or skipped; what of a taken row could not be t
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 
 from data import shapes
 from data.errors import InvalidInput
-from data.formats import Unreadable, rows_of
+from data.formats import Found, Unreadable, rows_of
 from data.records import NOBODY, NewDemonstration, NewPrompt, NewRanking
 from data.shapes.fields import Said
 from data.shapes.trees import gathered
@@ -30,7 +31,7 @@ SEEDS = Path(__file__).parent / "seeds"
 BATCH_ROWS, BATCH_CHARACTERS = 500, 1_000_000  # what one request to the app may carry
 KEPT = 10_000  # reasons that a report holds; the rest is counted
 PREVIEWED = 1_000  # rows that a dry run reads at most
-SHOWN = 3  # of them, as they would be stored
+SHOWN = 3  # of them, as they would be stored; and places that are named with a reason
 PER_ROW = 2  # labels that are shown of a row that has many
 
 Row = dict[str, Any]
@@ -73,11 +74,14 @@ class Report:
     partly: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     parts: list[Skipped] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)  # how many rows were skipped for each
     shapes: Counter[str] = field(default_factory=Counter)  # of the rows that were recognised
 
     def skip(self, place: str, why: str, rows: int = 1) -> None:
         """Rows that were not taken."""
         self.skips += rows
+        if why in self.reasons or len(self.reasons) < KEPT:
+            self.reasons[why] += rows
         if len(self.skipped) < KEPT:
             self.skipped.append(Skipped(place, why))
 
@@ -94,15 +98,10 @@ class Report:
         lines = [f"{self.file}: {self.taken} rows taken, {self.new} new {self.kind}{known}, {self.skips} skipped"]
         if self.shapes:
             lines.append(f"  recognised: {self.recognised()}")
-        lines += [f"  {row.place}: {row.why}" for row in self.skipped[:shown]]
-        if self.skips > shown:
-            lines.append(f"  and {self.skips - shown} more")
+        lines += _by_reason(self.skipped, self.reasons, self.skips, shown)
         if self.partly:
             lines.append(f"  of rows that were taken, {self.partly} parts otherwise or not:")
-            lines += [f"  {row.place}: {row.why}" for row in self.parts[:shown]]
-        if self.partly > shown:
-            lines.append(f"  and {self.partly - shown} more")
-        return lines
+        return lines + _by_reason(self.parts, Counter(row.why for row in self.parts), self.partly, shown)
 
     def recognised(self) -> str:
         """The shapes of the rows, the most frequent first."""
@@ -117,10 +116,26 @@ class Report:
             "new": self.new,
             "skips": self.skips,
             "partly": self.partly,
+            "reasons": dict(self.reasons.most_common(PREVIEWED)),
             "skipped": [{"place": row.place, "why": row.why} for row in self.skipped],
             "parts": [{"place": row.place, "why": row.why} for row in self.parts],
             "shapes": dict(self.shapes),
         }
+
+
+def _by_reason(rows: list[Skipped], reasons: Counter[str], count: int, shown: int) -> list[str]:
+    """A line for each of the first `shown` reasons, with the places where it was met."""
+    places: dict[str, list[str]] = {}
+    for row in rows:
+        places.setdefault(row.why, []).append(row.place)
+    told = list(places)[:shown]
+    lines = []
+    for why in told:
+        more = reasons[why] - min(len(places[why]), SHOWN)
+        first = ", ".join(places[why][:SHOWN])
+        lines.append(f"  {first}{f' and {more} more' if more > 0 else ''}: {why}")
+    rest = count - sum(reasons[why] for why in told)
+    return lines + ([f"  and {rest} more"] if rest > 0 else [])
 
 
 Watch = Callable[[float, Report], None]  # hears how much of the file is read, 0 to 1, and the report so far
@@ -151,7 +166,8 @@ def import_file(
     put = _Putting(feedback, report, source, set(known), ask)
     waiting: list[_Read] = []
     characters = 0
-    for read in _readings(kind, path, source, mapping, report, watch):
+    found = rows_of(path, lambda done: watch(done, report))
+    for read in _readings(kind, found, source, mapping, report):
         waiting.append(read)
         characters += len(repr(read.said))
         if len(waiting) == BATCH_ROWS or characters > BATCH_CHARACTERS:
@@ -171,7 +187,8 @@ def preview(
     the file as a whole.
     """
     report, stored = Report(kind, str(path)), []
-    for read in _readings(kind, path, source or path.name, mapping, report, lambda done, report: None):
+    found = itertools.islice(rows_of(path), PREVIEWED)
+    for read in _readings(kind, found, source or path.name, mapping, report):
         problems = [problem for said in read.said for problem in _problems(said)]
         if problems:
             report.skip(read.place, "; ".join(problems[:3]), read.rows)
@@ -181,7 +198,7 @@ def preview(
             stored += [{"place": read.place, **as_stored(said)} for said in read.said[:PER_ROW]]
             if (more := len(read.said) - PER_ROW) > 0:
                 stored[-1]["more"] = f"and {more} more of this row"
-        if report.taken >= SHOWN or report.rows >= PREVIEWED:
+        if len({row["place"] for row in stored}) == SHOWN:
             break
     return report, stored
 
@@ -228,10 +245,9 @@ class _Read:
 
 
 def _readings(
-    kind: str, path: Path, source: str, mapping: shapes.Mapping | None, report: Report, watch: Watch
+    kind: str, found: Iterable[Found], source: str, mapping: shapes.Mapping | None, report: Report
 ) -> Iterator[_Read]:
     """The rows that say something; the others go into the report."""
-    found = rows_of(path, lambda done: watch(done, report))
     for place, rows, row in gathered(found) if mapping is None else ((place, 1, row) for place, row in found):
         report.rows += rows
         if isinstance(row, Unreadable):
