@@ -13,9 +13,8 @@ row that was read is either taken or skipped; what of a taken row could not be t
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,15 +22,15 @@ from data import shapes
 from data.errors import InvalidInput
 from data.formats import Found, Unreadable, rows_of
 from data.records import NOBODY, NewDemonstration, NewPrompt, NewRanking
+from data.reports import Report
 from data.shapes.fields import Said
 from data.shapes.trees import gathered
-from data.validate import prompt_problems, responses_problems
+from data.validate import prompt_problems, refuse, responses_problems, source_problems
 
 SEEDS = Path(__file__).parent / "seeds"
 BATCH_ROWS, BATCH_CHARACTERS = 500, 1_000_000  # what one request to the app may carry
-KEPT = 10_000  # reasons that a report holds; the rest is counted
 PREVIEWED = 1_000  # rows that a dry run reads at most
-SHOWN = 3  # of them, as they would be stored; and places that are named with a reason
+SHOWN = 3  # of them, as they would be stored
 PER_ROW = 2  # labels that are shown of a row that has many
 
 Row = dict[str, Any]
@@ -47,95 +46,6 @@ class Intake(Protocol):
         self, rows: Sequence[NewDemonstration | tuple[str, str]], *, labeler: str, source: str
     ) -> list[str]: ...
     def add_rankings(self, rankings: Sequence[NewRanking], *, source: str = "import") -> list[str]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A row that was not taken, or of which a part was not."""
-
-    place: str  # "line 12"
-    why: str
-
-
-@dataclass(slots=True)
-class Report:
-    """What became of a file's rows: each is taken or skipped. They say `labels`, of which `new` were not there before.
-
-    The first KEPT reasons are in `skipped`, and in `parts` those of rows that were taken but for a part.
-    """
-
-    kind: str
-    file: str
-    rows: int = 0
-    taken: int = 0
-    labels: int = 0
-    new: int = 0
-    skips: int = 0
-    partly: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
-    parts: list[Skipped] = field(default_factory=list)
-    reasons: Counter[str] = field(default_factory=Counter)  # how many rows were skipped for each
-    shapes: Counter[str] = field(default_factory=Counter)  # of the rows that were recognised
-
-    def skip(self, place: str, why: str, rows: int = 1) -> None:
-        """Rows that were not taken."""
-        self.skips += rows
-        if why in self.reasons or len(self.reasons) < KEPT:
-            self.reasons[why] += rows
-        if len(self.skipped) < KEPT:
-            self.skipped.append(Skipped(place, why))
-
-    def leave_out(self, place: str, why: str) -> None:
-        """A part of a row that is taken."""
-        self.partly += 1
-        if len(self.parts) < KEPT:
-            self.parts.append(Skipped(place, why))
-
-    def lines(self, shown: int = 20) -> list[str]:
-        """The report in words, naming the first skipped rows."""
-        here = self.labels - self.new
-        known = f" ({here} {'was' if here == 1 else 'were'} there already)" if here else ""
-        lines = [f"{self.file}: {self.taken} rows taken, {self.new} new {self.kind}{known}, {self.skips} skipped"]
-        if self.shapes:
-            lines.append(f"  recognised: {self.recognised()}")
-        lines += _by_reason(self.skipped, self.reasons, self.skips, shown)
-        if self.partly:
-            lines.append(f"  of rows that were taken, {self.partly} parts otherwise or not:")
-        return lines + _by_reason(self.parts, Counter(row.why for row in self.parts), self.partly, shown)
-
-    def recognised(self) -> str:
-        """The shapes of the rows, the most frequent first."""
-        return ", ".join(f"{name} ({count} rows)" for name, count in self.shapes.most_common())
-
-    def json(self) -> Row:
-        """The report for a program."""
-        return {
-            "rows": self.rows,
-            "taken": self.taken,
-            "labels": self.labels,
-            "new": self.new,
-            "skips": self.skips,
-            "partly": self.partly,
-            "reasons": dict(self.reasons.most_common(PREVIEWED)),
-            "skipped": [{"place": row.place, "why": row.why} for row in self.skipped],
-            "parts": [{"place": row.place, "why": row.why} for row in self.parts],
-            "shapes": dict(self.shapes),
-        }
-
-
-def _by_reason(rows: list[Skipped], reasons: Counter[str], count: int, shown: int) -> list[str]:
-    """A line for each of the first `shown` reasons, with the places where it was met."""
-    places: dict[str, list[str]] = {}
-    for row in rows:
-        places.setdefault(row.why, []).append(row.place)
-    told = list(places)[:shown]
-    lines = []
-    for why in told:
-        more = reasons[why] - min(len(places[why]), SHOWN)
-        first = ", ".join(places[why][:SHOWN])
-        lines.append(f"  {first}{f' and {more} more' if more > 0 else ''}: {why}")
-    rest = count - sum(reasons[why] for why in told)
-    return lines + ([f"  and {rest} more"] if rest > 0 else [])
 
 
 Watch = Callable[[float, Report], None]  # hears how much of the file is read, 0 to 1, and the report so far
@@ -161,6 +71,7 @@ def import_file(
     a whole.
     """
     report, source = Report(kind, str(path)), source or path.name
+    refuse(source_problems(source))
     if licence is not None:
         feedback.add_source(source, licence)
     put = _Putting(feedback, report, source, set(known), ask)

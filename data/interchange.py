@@ -26,7 +26,8 @@ from data import shapes
 from data.columns import JSON_COLUMNS, SCHEMAS, table_of
 from data.errors import InvalidInput
 from data.formats import guarded
-from data.importing import Report, Skipped, import_file, seed
+from data.importing import import_file, seed
+from data.reports import Report, Skipped
 from data.shapes import KINDS
 from data.snapshots import ROW_GROUP
 

@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from data.errors import InvalidInput
 from data.formats import SUFFIXES
-from data.importing import Report, import_file, preview
+from data.importing import import_file, preview
+from data.reports import Report
 from data.shapes import Mapping
 from data.store import Store
 
