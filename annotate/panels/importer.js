@@ -127,5 +127,5 @@ element.replaceChildren(
     field("Source", source),
     field("Licence", licence),
     make("details", { class: "pawl-import-map" }, make("summary", { text: "Its columns have other names" }),
-      field("One field=path a line", map, "prompt, response, chosen, rejected, responses, ranks, ratings, preference, labeler, seconds, labeled_at, comment, tags, split"))),
+      field("One field=path a line", map, "prompt, response, chosen, rejected, responses, ranks, ratings, preference, best, best_from_0, labeler, seconds, labeled_at, comment, tags, split"))),
   make("div", { class: "pawl-import-acts" }, look, take), said);

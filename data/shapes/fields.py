@@ -26,7 +26,7 @@ PROMPT_KEYS = ("prompt", "messages", "instruction", "question")
 _TAG_KEYS = ("category", "topic", "scenario")  # words about a prompt that many files have
 _SIDES = {
     word: place
-    for place, words in enumerate((("tie", "equal", "0"), ("first", "left", "a", "1"), ("second", "right", "b", "2")))
+    for place, words in enumerate((("tie", "equal"), ("first", "left", "a"), ("second", "right", "b")))
     for word in words
 }
 
@@ -142,7 +142,7 @@ def conversation(row: Row) -> tuple[Message, ...]:
             return dialogue(words) or (Message("user", words),)
     if row.get("instruction") is not None:
         instruction = text(row["instruction"], "instruction")
-        more = row.get("input")
+        more = row.get("input") if row.get("input") is not None else row.get("context")
         if more is None or (isinstance(more, str) and not more.strip()):
             return (Message("user", instruction),)
         return (Message("user", f"{instruction}\n\n{text(more, 'input')}"),)
@@ -243,12 +243,22 @@ def number(value: Any) -> float | None:
 
 
 def ranks_of_side(value: Any) -> tuple[int, int]:
-    """Ranks of two responses from the word for the better one: first, left, a or 1; second, right, b or 2; tie or 0."""
-    word = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip().lower()
-    side = None if isinstance(value, bool) else _SIDES.get(word)
+    """Ranks of two responses from the word for the better one: first, left or a; second, right or b; tie or equal.
+
+    No numbers: some count from 0, some from 1, and to some 0 is a tie.
+    """
+    side = _SIDES.get(str(value).strip().lower())
     if side is None:
-        raise Misfit(f"has the preference {str(value)[:40]!r}: it is first, second or tie")
+        raise Misfit(f"has the preference {str(value)[:40]!r}: it is first, second or tie (best and best_from_0 count)")
     return ((1, 1), (1, 2), (2, 1))[side]
+
+
+def ranks_of_best(value: Any, k: int, begins: int) -> tuple[int, ...]:
+    """Ranks of k responses of which one, counted from `begins`, is better than the others."""
+    place = number(value)
+    if place is None or not place.is_integer() or not 0 <= place - begins < k:
+        raise Misfit(f"has the best response {str(value)[:40]!r}: it is {begins} to {k - 1 + begins}")
+    return tuple(1 if each == place - begins else 2 for each in range(k))
 
 
 # -------------------------------------------------------------------- labels

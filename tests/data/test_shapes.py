@@ -256,6 +256,14 @@ WMT = {
 WMT_MAP = "prompt=pair prompt=segment responses=systems ranks=ranks labeler=judge seconds=seconds"
 
 
+def test_a_completion_that_is_not_wanted_is_no_demonstration():
+    row = {"prompt": "Name a colour.", "completion": "Fish."}
+
+    assert read("demonstrations", {**row, "label": True})[0] == "TRL unpaired preference"
+    with pytest.raises(Misfit, match="not wanted"):
+        read("demonstrations", {**row, "label": False})
+
+
 def test_systems_without_texts_are_taken_only_when_a_map_says_so():
     with pytest.raises(Misfit, match="no text of theirs.*--map responses=systems"):
         read("rankings", WMT)
@@ -278,6 +286,13 @@ def test_a_map_goes_down_dotted_paths_and_lists():
     assert (ranked(label), label.labeler) == ({"Blue.": 1, "Fish.": 2}, "3")
     apart = Mapping.parse(["prompt=q.text", "responses=out.1.t,out.0.t", "preference=best"])
     assert ranked(read("rankings", row, mapping=apart)[1][0]) == {"Fish.": 1, "Blue.": 2}
+    for path, value, ranks in (("best", 2, (2, 1)), ("best_from_0", 0.0, (1, 2))):
+        mapping = Mapping.parse(["prompt=q.text", "responses=out.*.t", f"{path}=best"])
+        assert read("rankings", {**row, "best": value}, mapping=mapping)[1][0].ranks == ranks
+        with pytest.raises(Misfit, match="has the best response '3'"):
+            read("rankings", {**row, "best": 3}, mapping=mapping)
+    with pytest.raises(Misfit, match="has the preference '1'"):  # the first, or the second counted from 0
+        read("rankings", {**row, "best": 1}, mapping=Mapping.parse(given))
     assert Mapping.parse([]) is None
     with pytest.raises(InvalidInput, match="'text=a' names no field.*'prompt=' has no path"):
         Mapping.parse(["text=a", "prompt="])
