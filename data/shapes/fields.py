@@ -109,7 +109,7 @@ def new_prompt(row: Row, messages: Sequence[Message], source: str) -> NewPrompt:
     if not messages or messages[-1].role != "user":
         raise Misfit("has a prompt that does not end with the user's turn")
     split = row.get("split")
-    if split is not None and split not in _SPLITS:
+    if split is not None and (not isinstance(split, str) or split not in _SPLITS):
         raise Misfit(f"has the split {str(split)[:40]!r}: it is train or heldout")
     return NewPrompt(tuple(messages), _tags(row), cast("Split | None", _SPLITS.get(str(split))), source)
 
@@ -237,7 +237,7 @@ def number(value: Any) -> float | None:
     """A finite number, also written as text; None for anything else, as "N/A" is."""
     try:
         found = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return found if math.isfinite(found) else None
 
@@ -277,7 +277,7 @@ def seconds_of(value: Any) -> float | None:
     """How long it took; None where nothing is said."""
     try:
         seconds = None if value is None else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if seconds is not None and not 0 <= seconds < 1e9:
         raise Misfit(f"has seconds that are no length of time: {str(value)[:40]!r}")
@@ -329,6 +329,16 @@ def text(value: Any, name: str) -> str:
         escaped = 0xDC80 <= ord(value[error.start]) <= 0xDCFF  # how the reader keeps a byte that is not UTF-8
         raise Misfit(f"has {'bytes that are not UTF-8' if escaped else 'half a surrogate pair'} in {name}") from error
     return value
+
+
+def listed(value: Any) -> list[Any]:
+    """The value if it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def objects_in(value: Any) -> list[Row]:
+    """The objects in a list; none of anything else."""
+    return [each for each in listed(value) if isinstance(each, dict)]
 
 
 def plain_details(row: Row, *names: str) -> Row:

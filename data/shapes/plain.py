@@ -85,7 +85,7 @@ def _ranking(row: Row, source: str) -> Said:
     if not isinstance(listed, list) or not 2 <= len(listed) <= 9:
         raise Misfit(f"has {len(listed) if isinstance(listed, list) else 'no'} responses: a list of 2 to 9 is wanted")
     responses = [_new_response(value, index, source) for index, value in enumerate(listed, 1)]
-    ids = [value.get("id") if isinstance(value, dict) else None for value in listed]
+    ids = [str(value["id"]) if isinstance(value, dict) and "id" in value else None for value in listed]
     ranks, details, scale = _ranks(row, len(responses))
     ratings = [None] * len(ids) if scale else _by_response(row, "ratings", ids)
     flags = _by_response(row, "flags", ids)
@@ -199,7 +199,7 @@ def _by_response(row: Row, name: str, ids: list[Any]) -> list[Any]:
     value = fields.decoded(row.get(name), name) if row.get(name) else None
     if not value:
         return [None] * len(ids)
-    if not isinstance(value, dict) or not set(value) <= set(ids):
+    if not isinstance(value, dict) or not all(id in ids for id in value):
         raise Misfit(f"has {name} of responses that it does not list")
     return [value.get(id) for id in ids]
 
