@@ -12,23 +12,23 @@ row that was read is either taken or skipped; what of a taken row could not be t
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from data import shapes
 from data.errors import InvalidInput
-from data.formats import Unreadable, rows_of
+from data.formats import Found, Unreadable, rows_of
 from data.records import NOBODY, NewDemonstration, NewPrompt, NewRanking
+from data.reports import Report
 from data.shapes.fields import Said
 from data.shapes.trees import gathered
-from data.validate import prompt_problems, responses_problems
+from data.validate import prompt_problems, refuse, responses_problems, source_problems
 
 SEEDS = Path(__file__).parent / "seeds"
 BATCH_ROWS, BATCH_CHARACTERS = 500, 1_000_000  # what one request to the app may carry
-KEPT = 10_000  # reasons that a report holds; the rest is counted
 PREVIEWED = 1_000  # rows that a dry run reads at most
 SHOWN = 3  # of them, as they would be stored
 PER_ROW = 2  # labels that are shown of a row that has many
@@ -46,81 +46,6 @@ class Intake(Protocol):
         self, rows: Sequence[NewDemonstration | tuple[str, str]], *, labeler: str, source: str
     ) -> list[str]: ...
     def add_rankings(self, rankings: Sequence[NewRanking], *, source: str = "import") -> list[str]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A row that was not taken, or of which a part was not."""
-
-    place: str  # "line 12"
-    why: str
-
-
-@dataclass(slots=True)
-class Report:
-    """What became of a file's rows: each is taken or skipped. They say `labels`, of which `new` were not there before.
-
-    The first KEPT reasons are in `skipped`, and in `parts` those of rows that were taken but for a part.
-    """
-
-    kind: str
-    file: str
-    rows: int = 0
-    taken: int = 0
-    labels: int = 0
-    new: int = 0
-    skips: int = 0
-    partly: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
-    parts: list[Skipped] = field(default_factory=list)
-    shapes: Counter[str] = field(default_factory=Counter)  # of the rows that were recognised
-
-    def skip(self, place: str, why: str, rows: int = 1) -> None:
-        """Rows that were not taken."""
-        self.skips += rows
-        if len(self.skipped) < KEPT:
-            self.skipped.append(Skipped(place, why))
-
-    def leave_out(self, place: str, why: str) -> None:
-        """A part of a row that is taken."""
-        self.partly += 1
-        if len(self.parts) < KEPT:
-            self.parts.append(Skipped(place, why))
-
-    def lines(self, shown: int = 20) -> list[str]:
-        """The report in words, naming the first skipped rows."""
-        here = self.labels - self.new
-        known = f" ({here} {'was' if here == 1 else 'were'} there already)" if here else ""
-        lines = [f"{self.file}: {self.taken} rows taken, {self.new} new {self.kind}{known}, {self.skips} skipped"]
-        if self.shapes:
-            lines.append(f"  recognised: {self.recognised()}")
-        lines += [f"  {row.place}: {row.why}" for row in self.skipped[:shown]]
-        if self.skips > shown:
-            lines.append(f"  and {self.skips - shown} more")
-        if self.partly:
-            lines.append(f"  of rows that were taken, {self.partly} parts otherwise or not:")
-            lines += [f"  {row.place}: {row.why}" for row in self.parts[:shown]]
-        if self.partly > shown:
-            lines.append(f"  and {self.partly - shown} more")
-        return lines
-
-    def recognised(self) -> str:
-        """The shapes of the rows, the most frequent first."""
-        return ", ".join(f"{name} ({count} rows)" for name, count in self.shapes.most_common())
-
-    def json(self) -> Row:
-        """The report for a program."""
-        return {
-            "rows": self.rows,
-            "taken": self.taken,
-            "labels": self.labels,
-            "new": self.new,
-            "skips": self.skips,
-            "partly": self.partly,
-            "skipped": [{"place": row.place, "why": row.why} for row in self.skipped],
-            "parts": [{"place": row.place, "why": row.why} for row in self.parts],
-            "shapes": dict(self.shapes),
-        }
 
 
 Watch = Callable[[float, Report], None]  # hears how much of the file is read, 0 to 1, and the report so far
@@ -146,12 +71,14 @@ def import_file(
     a whole.
     """
     report, source = Report(kind, str(path)), source or path.name
+    refuse(source_problems(source))
     if licence is not None:
         feedback.add_source(source, licence)
     put = _Putting(feedback, report, source, set(known), ask)
     waiting: list[_Read] = []
     characters = 0
-    for read in _readings(kind, path, source, mapping, report, watch):
+    found = rows_of(path, lambda done: watch(done, report))
+    for read in _readings(kind, found, source, mapping, report):
         waiting.append(read)
         characters += len(repr(read.said))
         if len(waiting) == BATCH_ROWS or characters > BATCH_CHARACTERS:
@@ -171,7 +98,8 @@ def preview(
     the file as a whole.
     """
     report, stored = Report(kind, str(path)), []
-    for read in _readings(kind, path, source or path.name, mapping, report, lambda done, report: None):
+    found = itertools.islice(rows_of(path), PREVIEWED)
+    for read in _readings(kind, found, source or path.name, mapping, report):
         problems = [problem for said in read.said for problem in _problems(said)]
         if problems:
             report.skip(read.place, "; ".join(problems[:3]), read.rows)
@@ -181,7 +109,7 @@ def preview(
             stored += [{"place": read.place, **as_stored(said)} for said in read.said[:PER_ROW]]
             if (more := len(read.said) - PER_ROW) > 0:
                 stored[-1]["more"] = f"and {more} more of this row"
-        if report.taken >= SHOWN or report.rows >= PREVIEWED:
+        if len({row["place"] for row in stored}) == SHOWN:
             break
     return report, stored
 
@@ -228,10 +156,9 @@ class _Read:
 
 
 def _readings(
-    kind: str, path: Path, source: str, mapping: shapes.Mapping | None, report: Report, watch: Watch
+    kind: str, found: Iterable[Found], source: str, mapping: shapes.Mapping | None, report: Report
 ) -> Iterator[_Read]:
     """The rows that say something; the others go into the report."""
-    found = rows_of(path, lambda done: watch(done, report))
     for place, rows, row in gathered(found) if mapping is None else ((place, 1, row) for place, row in found):
         report.rows += rows
         if isinstance(row, Unreadable):

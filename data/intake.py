@@ -41,11 +41,10 @@ from data.validate import (
     responses_problems,
     seconds_problems,
     shown,
+    source_problems,
     text_problems,
     time_problems,
 )
-
-RESERVED = ("labeler", "review")  # what the labels given here have as their source
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ def _said(given: Sequence[Any], place: int) -> bool:
 
 def add_source(live: Live, now: datetime, *, name: str, licence: str) -> tuple[list[Row], None]:
     """Where what is imported comes from, and its licence. Raises InvalidInput, or Conflict for another licence."""
-    check_text(name, "source", required=True, limit=1_000)
+    refuse(source_problems(name))
     check_text(licence, "licence", required=True, limit=200)
     known = live.sources.get(name)
     if known == licence:
@@ -302,13 +301,7 @@ def _prompt_problems(prompt_id: object, field: str, live: Live) -> list[str]:
 
 
 def _origin_problems(labeler: object, source: object) -> list[str]:
-    problems = text_problems(labeler, "labeler", required=True, limit=200)
-    problems += text_problems(source, "source", required=True, limit=1_000)
-    if isinstance(source, str) and source.startswith("rewrite:"):
-        raise InvalidInput("Nothing was stored: source may not begin with 'rewrite:', which names a ranking here.")
-    if source in RESERVED:
-        raise InvalidInput(f"Nothing was stored: {source!r} names what people label here; name the source otherwise.")
-    return problems
+    return text_problems(labeler, "labeler", required=True, limit=200) + source_problems(source)
 
 
 def _derived(prefix: str, *parts: Any) -> str:

@@ -26,8 +26,9 @@ import pyarrow.parquet as pq
 from data.columns import JSON_COLUMNS, PARQUET, ROW_GROUP, SCHEMAS, Row, rows_of
 from data.errors import InvalidInput
 from data.formats import guarded
-from data.importing import Report, Skipped, import_file, seed
+from data.importing import import_file, seed
 from data.pairs import trl, trl_schema
+from data.reports import Report, Skipped
 from data.shapes import KINDS
 
 __all__ = ["KINDS", "MEDIA_TYPES", "Report", "Skipped", "import_file", "seed", "stream", "write"]

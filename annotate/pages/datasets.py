@@ -43,6 +43,7 @@ EXPORTS = (
     ("Conversations", "conversations", "what labelers and a model said, and which were attacks", ("jsonl",)),
 )
 WIDE = ["Labelers", "Agreement", "Model then"]  # columns that a phone has no room for
+NAMED = 100  # labelers; an import may bring thousands
 FORMATS = {
     "trl": "TRL",
     "trl-parquet": "TRL Parquet",
@@ -124,9 +125,10 @@ def counts_of(context: Context) -> Blocks:
         {
             "kind": "table",
             "columns": ["Labeler", "Rankings", "Demonstrations"],
-            "rows": [[name, str(done["rankings"]), str(done["demonstrations"])] for name, done in people],
+            "rows": [[name, str(done["rankings"]), str(done["demonstrations"])] for name, done in people[:NAMED]],
             "empty": "Nobody has labeled anything yet.",
         },
+        *([{"kind": "text", "text": f"and {len(people) - NAMED:,} more"}] if len(people) > NAMED else []),
     ]
 
 

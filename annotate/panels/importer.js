@@ -63,10 +63,18 @@ function send(dry) {
   });
 }
 
-function reasons(title, rows, count) {
+function reasons(title, rows, count, counts = {}) {
   if (!count) return [];
-  const lines = rows.slice(0, SHOWN).map((row) => make("li", {}, make("b", { text: row.place }), ` ${row.why}`));
-  if (count > SHOWN) lines.push(make("li", { text: `and ${(count - SHOWN).toLocaleString("en")} more` }));
+  const places = new Map();
+  for (const row of rows) places.set(row.why, [...(places.get(row.why) ?? []), row.place]);
+  let rest = count;
+  const lines = [...places].slice(0, SHOWN).map(([why, where]) => {
+    const number = counts[why] ?? where.length;
+    rest -= number;
+    const more = number > 3 ? ` and ${(number - 3).toLocaleString("en")} more` : "";
+    return make("li", {}, make("b", { text: where.slice(0, 3).join(", ") + more }), ` ${why}`);
+  });
+  if (rest > 0) lines.push(make("li", { text: `and ${rest.toLocaleString("en")} more` }));
   return [make("p", { class: "pawl-note", text: title }), make("ul", { class: "pawl-reasons" }, ...lines)];
 }
 
@@ -94,7 +102,7 @@ look.addEventListener("click", async () => {
   take.disabled = !answer.taken;
   said.replaceChildren(
     note(shape(answer), answer.taken ? "good" : "warn"),
-    ...reasons(`Of the first ${counted(answer.rows, "row")}, ${answer.skips.toLocaleString("en")} would be skipped:`, answer.skipped, answer.skips),
+    ...reasons(`Of the first ${counted(answer.rows, "row")}, ${answer.skips.toLocaleString("en")} would be skipped:`, answer.skipped, answer.skips, answer.reasons),
     ...reasons("Taken otherwise than they stand, or in part:", answer.parts, answer.partly),
     ...(answer.stored.length ? [make("p", { class: "pawl-note", text: "The first, as they would be stored:" })] : []),
     make("div", { class: "pawl-samples" }, ...answer.stored.map(example)));
@@ -105,7 +113,7 @@ take.addEventListener("click", async () => {
   const { answer, problem } = await send(false);
   if (problem) { said.replaceChildren(note(problem, "warn")); return; }
   said.replaceChildren(note(answer.said, answer.taken ? "good" : "warn"), note(shape(answer)),
-    ...reasons(`${counted(answer.skips, "row")} skipped:`, answer.skipped, answer.skips),
+    ...reasons(`${counted(answer.skips, "row")} skipped:`, answer.skipped, answer.skips, answer.reasons),
     ...reasons("Taken otherwise than they stand, or in part:", answer.parts, answer.partly));
   document.querySelector("#pawl-refresh")?.click();
 });
@@ -119,5 +127,5 @@ element.replaceChildren(
     field("Source", source),
     field("Licence", licence),
     make("details", { class: "pawl-import-map" }, make("summary", { text: "Its columns have other names" }),
-      field("One field=path a line", map, "prompt, response, chosen, rejected, responses, ranks, ratings, preference, labeler, seconds, labeled_at, comment, tags, split"))),
+      field("One field=path a line", map, "prompt, response, chosen, rejected, responses, ranks, ratings, preference, best, best_from_0, labeler, seconds, labeled_at, comment, tags, split"))),
   make("div", { class: "pawl-import-acts" }, look, take), said);

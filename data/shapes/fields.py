@@ -26,7 +26,7 @@ PROMPT_KEYS = ("prompt", "messages", "instruction", "question")
 _TAG_KEYS = ("category", "topic", "scenario")  # words about a prompt that many files have
 _SIDES = {
     word: place
-    for place, words in enumerate((("tie", "equal", "0"), ("first", "left", "a", "1"), ("second", "right", "b", "2")))
+    for place, words in enumerate((("tie", "equal"), ("first", "left", "a"), ("second", "right", "b")))
     for word in words
 }
 
@@ -109,7 +109,7 @@ def new_prompt(row: Row, messages: Sequence[Message], source: str) -> NewPrompt:
     if not messages or messages[-1].role != "user":
         raise Misfit("has a prompt that does not end with the user's turn")
     split = row.get("split")
-    if split is not None and split not in _SPLITS:
+    if split is not None and (not isinstance(split, str) or split not in _SPLITS):
         raise Misfit(f"has the split {str(split)[:40]!r}: it is train or heldout")
     return NewPrompt(tuple(messages), _tags(row), cast("Split | None", _SPLITS.get(str(split))), source)
 
@@ -142,7 +142,7 @@ def conversation(row: Row) -> tuple[Message, ...]:
             return dialogue(words) or (Message("user", words),)
     if row.get("instruction") is not None:
         instruction = text(row["instruction"], "instruction")
-        more = row.get("input")
+        more = row.get("input") if row.get("input") is not None else row.get("context")
         if more is None or (isinstance(more, str) and not more.strip()):
             return (Message("user", instruction),)
         return (Message("user", f"{instruction}\n\n{text(more, 'input')}"),)
@@ -237,18 +237,28 @@ def number(value: Any) -> float | None:
     """A finite number, also written as text; None for anything else, as "N/A" is."""
     try:
         found = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return found if math.isfinite(found) else None
 
 
 def ranks_of_side(value: Any) -> tuple[int, int]:
-    """Ranks of two responses from the word for the better one: first, left, a or 1; second, right, b or 2; tie or 0."""
-    word = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip().lower()
-    side = None if isinstance(value, bool) else _SIDES.get(word)
+    """Ranks of two responses from the word for the better one: first, left or a; second, right or b; tie or equal.
+
+    No numbers: some count from 0, some from 1, and to some 0 is a tie.
+    """
+    side = _SIDES.get(str(value).strip().lower())
     if side is None:
-        raise Misfit(f"has the preference {str(value)[:40]!r}: it is first, second or tie")
+        raise Misfit(f"has the preference {str(value)[:40]!r}: it is first, second or tie (best and best_from_0 count)")
     return ((1, 1), (1, 2), (2, 1))[side]
+
+
+def ranks_of_best(value: Any, k: int, begins: int) -> tuple[int, ...]:
+    """Ranks of k responses of which one, counted from `begins`, is better than the others."""
+    place = number(value)
+    if place is None or not place.is_integer() or not 0 <= place - begins < k:
+        raise Misfit(f"has the best response {str(value)[:40]!r}: it is {begins} to {k - 1 + begins}")
+    return tuple(1 if each == place - begins else 2 for each in range(k))
 
 
 # -------------------------------------------------------------------- labels
@@ -267,7 +277,7 @@ def seconds_of(value: Any) -> float | None:
     """How long it took; None where nothing is said."""
     try:
         seconds = None if value is None else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if seconds is not None and not 0 <= seconds < 1e9:
         raise Misfit(f"has seconds that are no length of time: {str(value)[:40]!r}")
@@ -319,6 +329,16 @@ def text(value: Any, name: str) -> str:
         escaped = 0xDC80 <= ord(value[error.start]) <= 0xDCFF  # how the reader keeps a byte that is not UTF-8
         raise Misfit(f"has {'bytes that are not UTF-8' if escaped else 'half a surrogate pair'} in {name}") from error
     return value
+
+
+def listed(value: Any) -> list[Any]:
+    """The value if it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def objects_in(value: Any) -> list[Row]:
+    """The objects in a list; none of anything else."""
+    return [each for each in listed(value) if isinstance(each, dict)]
 
 
 def plain_details(row: Row, *names: str) -> Row:

@@ -24,6 +24,8 @@ FIELDS = (
     "ranks",
     "ratings",
     "preference",
+    "best",
+    "best_from_0",
     "display_order",
     "labeler",
     "seconds",

@@ -38,7 +38,7 @@ def _arguments(row: Row, source: str) -> Iterator[Said | str]:
         try:
             answer = Answer(
                 fields.name_of(label.get("worker")),
-                text(label["reason"], "reason") if (label.get("reason") or "").strip() else "",
+                text(label["reason"], "reason") if label.get("reason") not in (None, "") else "",
                 fields.seconds_of(label.get("hit_seconds")),
                 details=gold | fields.plain_details(label, "competence"),
             )

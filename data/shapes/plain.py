@@ -34,6 +34,8 @@ def prompts(row: Row, source: str) -> Iterator[Said | str]:
 def demonstrations(row: Row, source: str) -> Iterator[Said | str]:
     """The response to this row's prompt; of messages, each of the assistant's turns."""
     answer = _answer(row)
+    if row.get("label") is False:
+        raise Misfit("has a completion that its label says is not wanted")
     for instance in _instances(row):
         whole = {**row, **instance}
         key = next((key for key in RESPONSE_KEYS if whole.get(key) is not None), None)
@@ -83,7 +85,7 @@ def _ranking(row: Row, source: str) -> Said:
     if not isinstance(listed, list) or not 2 <= len(listed) <= 9:
         raise Misfit(f"has {len(listed) if isinstance(listed, list) else 'no'} responses: a list of 2 to 9 is wanted")
     responses = [_new_response(value, index, source) for index, value in enumerate(listed, 1)]
-    ids = [value.get("id") if isinstance(value, dict) else None for value in listed]
+    ids = [str(value["id"]) if isinstance(value, dict) and "id" in value else None for value in listed]
     ranks, details, scale = _ranks(row, len(responses))
     ratings = [None] * len(ids) if scale else _by_response(row, "ratings", ids)
     flags = _by_response(row, "flags", ids)
@@ -108,6 +110,9 @@ def _ranks(row: Row, k: int) -> tuple[tuple[int | None, ...], Row, bool]:
         return fields.by_rating(scale, k), kept, True
     if k == 2 and row.get("preference") is not None:
         return fields.ranks_of_side(row["preference"]), {}, False
+    for name, begins in (("best", 1), ("best_from_0", 0)):
+        if row.get(name) is not None:
+            return fields.ranks_of_best(row[name], k, begins), {}, False
     raise Misfit(f"has {k} responses but not {k} ranks")
 
 
@@ -194,7 +199,7 @@ def _by_response(row: Row, name: str, ids: list[Any]) -> list[Any]:
     value = fields.decoded(row.get(name), name) if row.get(name) else None
     if not value:
         return [None] * len(ids)
-    if not isinstance(value, dict) or not set(value) <= set(ids):
+    if not isinstance(value, dict) or not all(id in ids for id in value):
         raise Misfit(f"has {name} of responses that it does not list")
     return [value.get(id) for id in ids]
 
@@ -243,6 +248,7 @@ SHAPES = (
     _shape(
         "prompt and responses with ranks", lambda row: isinstance(row.get("responses", row.get("completions")), list)
     ),
+    _shape("TRL unpaired preference", lambda row: _has("prompt", "completion")(row) and type(row.get("label")) is bool),
     _shape("TRL prompt and completion", _has("prompt", "completion")),
     _shape("prompt and response", _has("prompt", "response")),
     _shape("Self-Instruct", _has("instruction", "instances")),

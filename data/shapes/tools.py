@@ -42,7 +42,7 @@ class _Fields:
 
     def chosen(self, sides: Sequence[str], word: Any, answer: Answer, source: str) -> Said:
         """One of two texts, named by its field or by its side."""
-        first, second = sides if len(sides) == 2 and set(sides) <= self.texts.keys() else self._two()
+        first, second = sides if len(sides) == 2 and all(side in self.texts for side in sides) else self._two()
         if _plain(word) in map(_plain, (first, second)):
             ranks = (1, 2) if _plain(word) == _plain(first) else (2, 1)
         else:
@@ -88,7 +88,7 @@ def _results(shown: _Fields, annotation: Row, source: str, wanted: tuple[str, ..
         seconds=fields.seconds_of(annotation.get("lead_time")),
         labeled_at=fields.time_of(annotation.get("created_at")),
     )
-    results = [each for each in annotation["result"] if isinstance(each, dict) and isinstance(each.get("value"), dict)]
+    results = [each for each in fields.objects_in(annotation["result"]) if isinstance(each.get("value"), dict)]
     ratings = {
         str(each.get("from_name")): each["value"].get("rating") for each in results if each.get("type") == "rating"
     }
@@ -102,9 +102,9 @@ def _results(shown: _Fields, annotation: Row, source: str, wanted: tuple[str, ..
             for each in words if isinstance(words, list) else [words]:
                 yield fields.demonstration(shown.prompt, text(each, "textarea"), answer)
         elif kind == "pairwise":
-            sides = result.get("to_name")
-            yield shown.chosen(sides if isinstance(sides, list) else [], value.get("selected"), answer, source)
-        elif kind == "choices" and len(value.get("choices") or []) == 1:
+            sides = list(map(str, fields.listed(result.get("to_name"))))
+            yield shown.chosen(sides, value.get("selected"), answer, source)
+        elif kind == "choices" and len(fields.listed(value.get("choices"))) == 1:
             yield shown.chosen([], value["choices"][0], answer, source)
         elif kind == "ranker":
             order = value.get("ranker")
@@ -137,7 +137,7 @@ def _columns(row: Row) -> tuple[Row, list[_Given]]:
         given = [
             (question, fields.name_of(each.get("user_id")), each.get("value"), str(each.get("status") or "submitted"))
             for question, answers in row["responses"].items()
-            for each in answers or []
+            for each in fields.objects_in(answers)
         ]
         return row["fields"], given
     given = []
@@ -149,9 +149,9 @@ def _columns(row: Row) -> tuple[Row, list[_Given]]:
         ]
     flat = [name.removesuffix(".responses") for name in row if name.endswith(".responses")]  # version 2, as a dataset
     for name in flat:
-        values = row[f"{name}.responses"] or []
-        users = row.get(f"{name}.responses.users") or [None] * len(values)
-        states = row.get(f"{name}.responses.status") or ["submitted"] * len(values)
+        values = fields.listed(row[f"{name}.responses"])
+        users = fields.listed(row.get(f"{name}.responses.users")) or [None] * len(values)
+        states = fields.listed(row.get(f"{name}.responses.status")) or ["submitted"] * len(values)
         given += [
             (name, fields.name_of(user), value, str(state))
             for value, user, state in zip(values, users, states, strict=False)

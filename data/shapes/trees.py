@@ -77,7 +77,7 @@ def _visits(row: Row) -> Iterator[_Visited | str]:
         except Misfit as misfit:
             yield str(misfit)
             continue
-        replies = [reply for reply in node.get("replies") or [] if isinstance(reply, dict)]
+        replies = fields.objects_in(node.get("replies"))
         if role == "user":
             yield said, [reply for reply in replies if _stands(reply)]
         waiting += [(said, reply) for reply in reversed(replies)]

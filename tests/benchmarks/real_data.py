@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from data.errors import InvalidInput
 from data.formats import SUFFIXES
-from data.importing import Report, import_file, preview
+from data.importing import import_file, preview
+from data.reports import Report
 from data.shapes import Mapping
 from data.store import Store
 
@@ -116,7 +117,9 @@ def imported(path: Path, kind: str, map: str) -> Result:
         first = take(store, kind, path, map)
         seconds = time.process_time() - began
         again = take(store, kind, path, map)
-    why = Counter(re.sub(r"\d[\d,]*", "N", row.why) for row in first.skipped + first.parts)
+    why: Counter[str] = Counter()
+    for reason, count in [*first.reasons.items(), *((row.why, 1) for row in first.parts)]:
+        why[re.sub(r"\d[\d,]*", "N", reason)] += count
     return Result(
         file=path.name,
         kind=kind,

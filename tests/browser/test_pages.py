@@ -78,6 +78,38 @@ def test_a_researcher_freezes_and_exports(app_server, page_as, screenshot):
     assert task_id in {row["task_id"] for row in rows}
 
 
+def test_a_researcher_looks_at_a_file_and_imports_it(app_server, page_as, screenshot, tmp_path):
+    texts = ["<img src=x onerror=document.title='owned'>", "${document.title='owned'}"]
+    row = {"request": {"text": "<b>Which</b>?"}, "out": texts, "best": "second", "by": "ana"}
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps(row) + "\n{\n")
+    page = page_as("researcher").visit("/datasets")
+    before = app_server.call("GET", "/stats")["labels"]["rankings"]
+
+    page.get_by_label("A file").set_input_files(file)
+    page.get_by_label("It holds").select_option("rankings")
+    page.get_by_role("button", name="Look at it first").click()
+    expect(page.locator(".pawl-import-said")).to_contain_text("None of its rows is of a known shape")
+    expect(page.get_by_role("button", name="Import", exact=True)).to_be_disabled()
+    page.get_by_text("Its columns have other names").click()
+    page.get_by_label("One field=path a line").fill("prompt=request.text\nresponses=out\npreference=best\nlabeler=by")
+    page.get_by_role("button", name="Look at it first").press("Enter")
+    example = page.locator(".pawl-import-said article")
+    expect(example).to_contain_text(texts[0])
+    expect(page.locator(".pawl-reasons")).to_contain_text("line 2 is not JSON")
+    screenshot(page, "import")
+    expect(page.get_by_role("button", name="Import", exact=True)).to_be_focused()
+    page.keyboard.press("Enter")
+
+    said = page.locator(".pawl-import-said .pawl-note[data-tone=good]")
+    expect(said).to_contain_text("pairs.jsonl: 1 rows taken, 1 new rankings, 1 skipped")
+    tile = page.locator(".pawl-tile").filter(has_text="Rankings")
+    expect(tile.locator(".pawl-tile-value")).to_have_text(str(before + 1))
+    assert page.title() != "owned"
+    (stored,) = [row for row in exported(app_server, "rankings") if row["responses"][0]["text"] == texts[0]]
+    assert stored["ranks"] == [2, 1]
+
+
 def test_training_says_what_is_missing_and_refuses_nonsense(app_server, page_as, screenshot, type_into):
     for labeler, done in app_server.call("GET", "/stats")["labelers"].items():
         if done["rankings"]:  # of other tests

@@ -1,5 +1,7 @@
 """Each known shape is recognised by its columns and says what its rows say: who, when, in which order, how surely."""
 
+import copy
+import random
 from datetime import UTC, datetime
 
 import pytest
@@ -256,6 +258,14 @@ WMT = {
 WMT_MAP = "prompt=pair prompt=segment responses=systems ranks=ranks labeler=judge seconds=seconds"
 
 
+def test_a_completion_that_is_not_wanted_is_no_demonstration():
+    row = {"prompt": "Name a colour.", "completion": "Fish."}
+
+    assert read("demonstrations", {**row, "label": True})[0] == "TRL unpaired preference"
+    with pytest.raises(Misfit, match="not wanted"):
+        read("demonstrations", {**row, "label": False})
+
+
 def test_systems_without_texts_are_taken_only_when_a_map_says_so():
     with pytest.raises(Misfit, match="no text of theirs.*--map responses=systems"):
         read("rankings", WMT)
@@ -278,6 +288,13 @@ def test_a_map_goes_down_dotted_paths_and_lists():
     assert (ranked(label), label.labeler) == ({"Blue.": 1, "Fish.": 2}, "3")
     apart = Mapping.parse(["prompt=q.text", "responses=out.1.t,out.0.t", "preference=best"])
     assert ranked(read("rankings", row, mapping=apart)[1][0]) == {"Fish.": 1, "Blue.": 2}
+    for path, value, ranks in (("best", 2, (2, 1)), ("best_from_0", 0.0, (1, 2))):
+        mapping = Mapping.parse(["prompt=q.text", "responses=out.*.t", f"{path}=best"])
+        assert read("rankings", {**row, "best": value}, mapping=mapping)[1][0].ranks == ranks
+        with pytest.raises(Misfit, match="has the best response '3'"):
+            read("rankings", {**row, "best": 3}, mapping=mapping)
+    with pytest.raises(Misfit, match="has the preference '1'"):  # the first, or the second counted from 0
+        read("rankings", {**row, "best": 1}, mapping=Mapping.parse(given))
     assert Mapping.parse([]) is None
     with pytest.raises(InvalidInput, match="'text=a' names no field.*'prompt=' has no path"):
         Mapping.parse(["text=a", "prompt="])
@@ -286,3 +303,75 @@ def test_a_map_goes_down_dotted_paths_and_lists():
 def test_a_row_of_a_known_shape_without_what_is_asked_says_what_it_has():
     with pytest.raises(Misfit, match="UltraFeedback ratings, which has no demonstrations in it but rankings"):
         read("demonstrations", {"instruction": "x", "completions": [{"response": "a"}, {"response": "b"}]})
+
+
+# ------------------------------------------------------------- damaged rows
+
+REPLY = {"role": "assistant", "content": "Blue."}
+COLUMNS = {"prompt": "Name a colour.", "response-1": "Blue.", "response-2": "Fish."}
+STUDIO = [
+    {"type": "pairwise", "value": {"selected": "right"}, "to_name": ["answer1", "answer2"]},
+    {"type": "rating", "value": {"rating": 3}},
+    {"type": "choices", "value": {"choices": ["left"]}},
+    {"type": "textarea", "value": {"text": ["Green."]}},
+    {"type": "ranker", "value": {"ranker": {"rank": ["answer2", "answer1"]}}},
+]
+EXAMPLES = [
+    TREE,
+    WMT,
+    *rows_of_tree(TREE["prompt"]),
+    {"a1": "1", "a2": "2", "a1_id": "x", "a2_id": "y", "debate": "d", "labels": [{"value": "a1", "worker": "w"}]},
+    {"prompt": "p", "completion_a": "a", "completion_b": "b", "preference": "tie", "timestamp": "2023-05-19T13:11:45"},
+    {"prompt": "p", "response 1": "a", "response 2": "b", "label": 1, "scenario": "s"},
+    {"question": "q", "prediction 1": "a", "prediction 2": "b", "preference": [1], "passages": [["t", "s"]]},
+    {"instruction": "i", "completions": [{"response": n, "annotations": {"h": {"Rating": n}}} for n in "12"]},
+    {"conversations": [{"from": "human", "value": "Hi."}, {"from": "gpt", "value": "Hello."}], "system": "s"},
+    {"conversations": [{"from": "human", "value": "?"}], "chosen": {"from": "gpt", "value": "a"}, "rejected": {}},
+    {"conversation_a": [ASKED, REPLY], "conversation_b": [ASKED, REPLY], "winner": "model_a", "tstamp": 1.5},
+    {"turns": ["Write.", "Again."]},
+    {"question_id": 1, "choices": [{}]},
+    {"data": {"prompt": "p", "answer1": "a", "answer2": "b"}, "annotations": [{"result": STUDIO, "lead_time": 2}]},
+    {**COLUMNS, "rank": [{"user_id": "u", "value": [{"rank": 1, "value": "response-2"}], "status": "submitted"}]},
+    {**COLUMNS, "rank.responses": [["response-2", "response-1"]], "rank.responses.users": ["u"]},
+    {"fields": COLUMNS, "responses": {"own": [{"user_id": "u", "value": "Green."}]}},
+    {"prompt": "p", "responses": [{"id": "r", "text": "a"}, "b"], "ranks": [1, 2], "ratings": {"r": {"helpful": 7}}},
+    {"prompt": "p", "responses": ["a", "b"], "display_order": [1, 0], "best": 1, "flags": {}, "tags": ["t"]},
+    {"chosen": [ASKED, REPLY], "rejected": [ASKED, {**REPLY, "content": "Fish."}], "score_chosen": 1, "split": "train"},
+    {"instruction": "i", "input": "x", "output": "o", "instances": [{"input": "", "output": "o"}]},
+    {"prompt": "p", "completion": [REPLY], "labeler": "w", "seconds": 3, "label": True},
+]
+DAMAGE = [None, True, -1, 1.5, float("nan"), 10**400, "", "x", "a\0b", "\ud800", [], [None], [1, "x"], {}, {"a": None}]
+
+
+def places(value, path=()):
+    yield path
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inside:
+        yield from places(each, (*path, key))
+
+
+def damaged(row, rng):
+    row = copy.deepcopy(row)
+    for _ in range(rng.randint(1, 3)):
+        *path, last = rng.choice([path for path in places(row) if path])
+        inner = row
+        for step in path:
+            inner = inner[step]
+        inner[last] = copy.deepcopy(rng.choice(DAMAGE))
+    return row
+
+
+def test_a_damaged_row_of_any_shape_is_read_or_refused_and_never_stops_an_import():
+    rng = random.Random(0)
+    outcomes = {True: 0, False: 0}
+    for _ in range(60):
+        for row in (damaged(example, rng) for example in EXAMPLES):
+            for kind in ("rankings", "demonstrations", "prompts"):
+                try:
+                    for _, _, joined in gathered([("line 1", row)]):
+                        shapes.read(kind, joined, "file")
+                    outcomes[True] += 1
+                except Misfit as misfit:
+                    assert str(misfit)
+                    outcomes[False] += 1
+    assert min(outcomes.values()) > 500  # both ways are tried
