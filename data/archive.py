@@ -19,12 +19,15 @@ from data.exports import Moment, moment_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
+MEMORY = "512MB"  # of the database; what is larger goes to temporary files beside it
+
 
 class Archive:
     """What a store holds, to be read. Raises WorkspaceInUse when it is owned already, StoreFailed when damaged."""
 
     def __init__(self, path: Path) -> None:
         self._database = open_database(path)
+        self._database.connection.execute(f"SET memory_limit = '{MEMORY}'")
         self._scratch = path.parent
 
     def __enter__(self) -> Archive:
