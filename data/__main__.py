@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from data.shapes import FORMATS, KINDS, Mapping
 from data.workspace import Workspace
 
 if TYPE_CHECKING:
+    from data.archive import Archive
     from data.client import Client
     from data.store import Store
 
@@ -100,7 +102,7 @@ def export(options: argparse.Namespace, workspace: Workspace) -> int:
     """Write a file, or a dataset folder, of one consistent moment."""
     from data.client import Client
     from data.interchange import stream, write
-    from data.owner import open_feedback
+    from data.owner import open_to_read
 
     ending = options.to.name.removesuffix(".gz").rpartition(".")[2]
     format = options.format or (ending if ending in ("parquet", "csv", "arrow") else "jsonl")
@@ -108,9 +110,9 @@ def export(options: argparse.Namespace, workspace: Workspace) -> int:
         format = "trl-parquet"
     if format != "hf" and options.licence:
         raise InvalidInput("--licence goes with --format hf, whose dataset card names it. Nothing was written.")
-    with open_feedback(workspace) as feedback:
+    with open_to_read(workspace) as feedback:
         if format == "hf":
-            return _export_folder(feedback, options)
+            return _export_folder(feedback, options, workspace)
         if isinstance(feedback, Client):
             chunks = feedback.export(options.kind, format)
         else:
@@ -120,13 +122,18 @@ def export(options: argparse.Namespace, workspace: Workspace) -> int:
     return 0
 
 
-def _export_folder(feedback: Store | Client, options: argparse.Namespace) -> int:
+def _export_folder(feedback: Archive | Client, options: argparse.Namespace, workspace: Workspace) -> int:
+    from data.agreement import summary
     from data.client import Client
     from data.dataset_folder import write_folder
 
-    agreement, licence = feedback.stats()["agreement"], options.licence or "unknown"
-    batches = feedback.export_batches(options.kind) if isinstance(feedback, Client) else feedback.batches(options.kind)
-    rows = write_folder(batches, options.kind, options.to, agreement=agreement, licence=licence)
+    write = partial(write_folder, kind=options.kind, folder=options.to, licence=options.licence or "unknown")
+    if isinstance(feedback, Client):
+        rows = write(feedback.export_batches(options.kind), agreement=feedback.stats()["agreement"])
+    else:
+        with feedback.moment() as moment:
+            agreement = summary(moment.ranks_by_task())
+            rows = write(moment.batches(options.kind, scratch=workspace.root), agreement=agreement)
     counted = ", ".join(f"{count:,} {split}" for split, count in rows.items()) or "no"
     print(f"Wrote the {options.kind} to the dataset folder {options.to} ({counted} rows).")
     return 0
@@ -137,7 +144,7 @@ def freeze(options: argparse.Namespace, workspace: Workspace) -> int:
     from data import owner
     from data.client import Client
 
-    with owner.open_feedback(workspace) as feedback:
+    with owner.open_to_read(workspace) as feedback:
         summary = feedback.freeze() if isinstance(feedback, Client) else owner.freeze(feedback, workspace).summary()
     counts = summary["counts"]
     print(

@@ -6,6 +6,7 @@ Needs   pyarrow only
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,12 @@ def name_of(files: dict[str, str]) -> str:
 
 def file_of(kind: str, split: str) -> str:
     return f"{kind}/{split}.parquet"
+
+
+def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with a hash of all that it says."""
+    said = {name: value for name, value in manifest.items() if name != "seal"}
+    return said | {"seal": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from data.live import Live
+from data.database import Database, cursor_of
 from data.records import (
     Demonstration,
     DemonstrationAnswer,
@@ -102,12 +103,20 @@ def response_of(row: tuple[Any, ...]) -> Response:
     return Response(id, prompt_id, text, source, json.loads(sampling), created_at)
 
 
+@contextmanager
+def moment_of(database: Database) -> Iterator[Moment]:
+    """One consistent moment to read from: what is committed later is not in it."""
+    with cursor_of(database) as cursor:
+        cursor.execute("BEGIN TRANSACTION READ ONLY")
+        cursor.execute("SELECT version FROM schema_version").fetchall()  # the moment is that of the first query
+        yield Moment(cursor)
+
+
 class Moment:
     """One consistent moment of the store. Its iterators are read one after another, not two at once."""
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, live: Live) -> None:
+    def __init__(self, cursor: duckdb.DuckDBPyConnection) -> None:
         self._cursor = cursor  # inside the transaction that is this moment
-        self._live = live
         self._reading = False
 
     def select(self, sql: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
@@ -217,6 +226,12 @@ class Moment:
         """One row per prompt."""
         return self.rows("prompts")
 
+    def promoted(self) -> str | None:
+        """The id of the checkpoint that is promoted, if one is."""
+        sql = "SELECT id FROM checkpoint_states GROUP BY id HAVING arg_max(state, rowid) = 'promoted'"
+        found = self.select(sql)
+        return found[0][0] if found else None
+
     def ranks_by_task(self) -> Counter[tuple[tuple[int | None, ...], ...]]:
         """How many tasks several labelers ranked like this: one vector of ranks from each, their latest."""
         sql = (
@@ -236,11 +251,13 @@ class Moment:
 
         `ranked` gives each rankable response id its rank, `unrankable` the other ids.
         """
-        columns = _RANKING.split(", ")
-        for rows in self._stream(f"SELECT {_RANKING} FROM standing_rankings ORDER BY task_number, label_id"):
+        columns = [*_RANKING.split(", "), "response_ids"]
+        sql = f"""SELECT {_RANKING}, response_ids FROM standing_rankings
+            JOIN (SELECT id AS task_id, response_ids FROM tasks) USING (task_id) ORDER BY task_number, label_id"""
+        for rows in self._stream(sql):
             for values in rows:
                 row = dict(zip(columns, values, strict=True))
-                ids = self._live.tasks[row["task_id"]].task.response_ids
+                ids = row["response_ids"]
                 row["ranked"] = {id: rank for id, rank in zip(ids, row["ranks"], strict=True) if rank is not None}
                 row["unrankable"] = tuple(id for id in ids if id not in row["ranked"])
                 for name in ("ratings", "flags", "rewrite"):

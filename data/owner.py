@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from data.agreement import summary
+from data.archive import Archive
 from data.client import Client
 from data.errors import FeedbackError, WorkspaceInUse
 from data.store import Store
@@ -26,20 +27,31 @@ from data.workspace import Workspace
 if TYPE_CHECKING:
     from data.snapshots import Snapshot
 
+Opened = TypeVar("Opened", Store, Archive)
 STARTING_SECONDS = 15.0  # an app that has the store but not yet an address is given this long to say where it is
 
 
 @contextmanager
 def open_feedback(workspace: Workspace, *, wait: float = STARTING_SECONDS) -> Iterator[Store | Client]:
     """The workspace's store, or a client of the app that owns it. Raises WorkspaceInUse when neither can be had."""
+    with _owner(workspace, Store, wait) as owner:
+        yield owner
+
+
+@contextmanager
+def open_to_read(workspace: Workspace, *, wait: float = STARTING_SECONDS) -> Iterator[Archive | Client]:
+    """The same, when nothing but freezing and exporting is meant."""
+    with _owner(workspace, Archive, wait) as owner:
+        yield owner
+
+
+def _owner(workspace: Workspace, opened: Callable[[Path], Opened], wait: float) -> Opened | Client:
     deadline = time.monotonic() + wait
     while True:
-        owner = live_app(workspace) or _store(workspace, last_try=time.monotonic() >= deadline)
+        owner = live_app(workspace) or _opened(workspace, opened, last_try=time.monotonic() >= deadline)
         if owner is not None:
-            break
+            return owner
         time.sleep(0.2)
-    with owner:
-        yield owner
 
 
 def live_app(workspace: Workspace) -> Client | None:
@@ -57,11 +69,11 @@ def live_app(workspace: Workspace) -> Client | None:
     return client
 
 
-def _store(workspace: Workspace, *, last_try: bool) -> Store | None:
+def _opened(workspace: Workspace, opened: Callable[[Path], Opened], *, last_try: bool) -> Opened | None:
     """The store opened here; None while another process has it and may still say where it listens."""
     seen = _text_of(workspace.server)
     try:
-        store = Store(workspace.database)
+        store = opened(workspace.database)
     except WorkspaceInUse:
         if last_try:
             raise
@@ -79,7 +91,7 @@ def _text_of(path: Path) -> str | None:
 
 
 def freeze(
-    store: Store,
+    store: Store | Archive,
     workspace: Workspace,
     *,
     labels: Collection[str] | None = None,
@@ -93,8 +105,8 @@ def freeze(
     """
     from data import snapshots  # pyarrow: a fifth of a second that the other commands do not need
 
-    promoted = store.promoted()
     with store.moment() as moment:
+        promoted = moment.promoted()
         agreement = summary(moment.ranks_by_task())
         rows = partial(moment.batches, labels=labels, prompts=prompts, scratch=workspace.snapshots)
         return snapshots.freeze(
@@ -103,6 +115,6 @@ def freeze(
             demonstrations=rows("demonstrations"),
             prompts=rows("prompts"),
             agreement=agreement,
-            promoted=promoted.id if promoted else None,
+            promoted=promoted,
             about=about,
         )

@@ -16,7 +16,6 @@ Snapshots of format 1, which hashed rows as JSON and listed label ids in the man
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
@@ -32,10 +31,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data import verification
 from data.cards import card
 from data.columns import PARQUET, ROW_GROUP, SCHEMAS, Row, batches_of
-from data.contents import FORMAT, KINDS, LABELS, SPLITS, Contents, file_of, name_of
+from data.contents import FORMAT, LABELS, SPLITS, Contents, file_of, sealed
 from data.errors import DamagedSnapshot, InvalidInput, NotFound
+from data.verification import damage
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,7 @@ def freeze(
         if not contents.counts["prompts"]:
             raise InvalidInput("There is nothing to freeze: no prompts yet. Import some, or run `python -m data seed`.")
         known = {"agreement": agreement, "promoted": promoted, "about": about or {}}
-        manifest = _sealed(
-            contents.manifest() | known | {"created_at": datetime.now(UTC).isoformat(timespec="seconds")}
-        )
+        manifest = sealed(contents.manifest() | known | {"created_at": datetime.now(UTC).isoformat(timespec="seconds")})
         _write(building / "README.md", _readme(manifest))
         _write(building / "manifest.json", json.dumps(manifest, indent=1))
         target = folder / manifest["hash"]
@@ -153,7 +152,7 @@ def freeze(
 def load(path: Path) -> Snapshot:
     """The snapshot in this folder, refused with DamagedSnapshot when its rows no longer fit its name."""
     snapshot = _open(path)
-    _verify(snapshot)
+    verification.verify(snapshot)
     return snapshot
 
 
@@ -223,88 +222,17 @@ def _write_kind(building: Path, kind: str, parts: Iterable[tuple[str, pa.RecordB
             os.fsync(file.fileno())
 
 
-def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest with a hash of all that it says."""
-    said = {name: value for name, value in manifest.items() if name != "seal"}
-    return said | {"seal": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
-
-
 def _open(path: Path) -> Snapshot:
     try:
         manifest = json.loads((path / "manifest.json").read_text())
     except FileNotFoundError as error:
         raise NotFound(f"There is no snapshot in {path}. `python -m data snapshots` lists those there are.") from error
     except ValueError as error:
-        raise DamagedSnapshot(_damage(path, path / "manifest.json", f"it is not JSON ({error})")) from error
+        raise damage(path, path / "manifest.json", f"it is not JSON ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("format") not in (1, FORMAT):
         found = manifest.get("format") if isinstance(manifest, dict) else manifest
-        raise DamagedSnapshot(_damage(path, path / "manifest.json", f"its format is {found!r}, unknown to this Pawl"))
+        raise damage(path, path / "manifest.json", f"its format is {found!r}, unknown to this Pawl")
     return Snapshot(path, manifest)
-
-
-def _verify(snapshot: Snapshot) -> None:
-    contents, found = Contents(), {}
-    old = snapshot.manifest["format"] == 1
-    for kind in KINDS:
-        for split in SPLITS:
-            name = file_of(kind, split)
-            found[name] = _hash_of_rows(snapshot, kind, split) if old else _read(snapshot, kind, split, contents)
-            said = snapshot.manifest["files"].get(name, {})
-            if found[name] != said.get("sha256"):
-                rows = (
-                    ""
-                    if old or contents.lines[name] == said.get("rows")
-                    else (f": {contents.lines[name]} rows where {said.get('rows')} were frozen")
-                )
-                raise DamagedSnapshot(_damage(snapshot.path, snapshot.path / name, f"its rows were changed{rows}"))
-    facts = {"hash": name_of(found)} if old else contents.manifest()
-    wrong = [name for name, value in facts.items() if snapshot.manifest.get(name) != value]
-    if old and snapshot.label_ids != set(snapshot.manifest["label_ids"]):
-        wrong.append("label_ids")
-    elif not old and not wrong and _sealed(snapshot.manifest) != snapshot.manifest:
-        wrong.append("something in it")
-    if wrong:
-        what = f"{', '.join(wrong)} does not fit the rows" if wrong != ["something in it"] else "it was edited"
-        raise DamagedSnapshot(_damage(snapshot.path, snapshot.path / "manifest.json", what))
-    if snapshot.path.resolve().name != snapshot.hash:
-        raise DamagedSnapshot(
-            f"The folder {snapshot.path} holds snapshot {snapshot.hash}: it was renamed, or its rows were replaced. "
-            "Nothing was read from it. Give it its name back, or freeze again with `python -m data freeze`."
-        )
-
-
-def _read(snapshot: Snapshot, kind: str, split: str, contents: Contents) -> str:
-    """The hash of one file's rows, which are counted too."""
-    name = file_of(kind, split)
-    try:
-        for batch in snapshot.batches(kind, split):
-            if batch.schema.names != SCHEMAS[kind].names:
-                raise DamagedSnapshot(_damage(snapshot.path, snapshot.path / name, "its columns were changed"))
-            batch.validate(full=True)
-            contents.add(kind, split, batch.cast(SCHEMAS[kind]))
-    except (pa.ArrowException, OSError) as error:
-        raise DamagedSnapshot(_damage(snapshot.path, snapshot.path / name, f"it cannot be read ({error})")) from error
-    return contents.prints[name].hexdigest()
-
-
-def _hash_of_rows(snapshot: Snapshot, kind: str, split: str) -> str:
-    """The hash of one file's rows as format 1 took it."""
-    digest = hashlib.sha256()
-    try:
-        for row in snapshot.rows(kind, split):
-            line = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-            digest.update(line.encode() + b"\n")
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        name = snapshot.path / file_of(kind, split)
-        raise DamagedSnapshot(_damage(snapshot.path, name, f"it cannot be read ({error})")) from error
-    return digest.hexdigest()
-
-
-def _damage(path: Path, file: Path, what: str) -> str:
-    return (
-        f"Snapshot {path.name} is damaged at {file}: {what}. Nothing was read from it. The labels themselves are in "
-        "the store: move the folder away and freeze again with `python -m data freeze`."
-    )
 
 
 def _readme(manifest: dict[str, Any]) -> str:

@@ -397,10 +397,8 @@ class Store:
     @contextmanager
     def moment(self) -> Iterator[exports.Moment]:
         """One consistent moment to read from: what is committed later is not in it."""
-        with self._guarded(), cursor_of(self._database) as cursor:
-            cursor.execute("BEGIN TRANSACTION READ ONLY")
-            cursor.execute("SELECT version FROM schema_version").fetchall()  # the moment is that of the first query
-            yield exports.Moment(cursor, self._live)
+        with self._guarded(), exports.moment_of(self._database) as moment:
+            yield moment
 
     def batches(self, kind: str) -> Iterator[pa.RecordBatch]:
         """Export rows of rankings, comparisons, unpaired, demonstrations or prompts, of one moment, in Arrow batches.

@@ -24,7 +24,7 @@ EXPORTS = (
     (
         "Verdicts",
         "unpaired",
-        "single responses: true if ranked above most of the others, false if below",
+        "single responses, true or false, as KTO takes them",
         ("trl", "trl-parquet", "jsonl", "parquet", "arrow", "csv"),
     ),
     (

@@ -6,6 +6,7 @@ import io
 import json
 from datetime import UTC, datetime
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -100,7 +101,7 @@ def test_a_ranking_exports_in_every_format(world):
 
     rows = {
         format: world.call("GET", "/export/rankings", "researcher", params={"format": format})
-        for format in ("jsonl", "parquet", "csv", "trl")
+        for format in ("jsonl", "parquet", "csv", "trl", "trl-parquet", "arrow")
     }
 
     [row] = map(json.loads, rows["jsonl"].text.splitlines())
@@ -111,8 +112,12 @@ def test_a_ranking_exports_in_every_format(world):
     [parquet] = pq.read_table(io.BytesIO(rows["parquet"].content)).to_pylist()
     assert (parquet["label_id"], parquet["ranks"]) == (label_id, [1, 2, 2])
     assert label_id in rows["csv"].text
+    [arrow] = pa.ipc.open_file(rows["arrow"].content).read_all().to_pylist()
+    assert arrow == parquet
+    verdicts = world.call("GET", "/export/unpaired", "researcher").text.splitlines()
+    assert [json.loads(line)["label"] for line in verdicts] == [True, False, False]
     for format, answer in rows.items():
-        ending = "jsonl" if format == "trl" else format
+        ending = {"trl": "jsonl", "trl-parquet": "parquet"}.get(format, format)
         assert answer.headers["content-disposition"].startswith('attachment; filename="pawl-rankings')
         assert answer.headers["content-disposition"].endswith(f'.{ending}"')
     assert rows["csv"].headers["content-type"] == "text/csv; charset=utf-8"

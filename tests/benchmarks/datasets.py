@@ -15,9 +15,10 @@ The rivals do the same work from the same tables in Parquet: pandas joins and so
     python tests/benchmarks/datasets.py [--quick] [--rankings 1000000] [--scratch DIR]
 
 The last line is JSON. freeze_vs_limit, export_vs_limit: processor seconds over those of the limit. freeze_vs_copy,
-export_vs_copy: seconds over those of the copy. peak_gb: memory of the larger of freeze and export, the open store with
-its live state included; work_gb: what they took beyond that. vs_pandas, vs_datasets_map: the rival's processor seconds
-per ranking over ours, the smaller of freezing and exporting.
+export_vs_copy: seconds over those of the copy. peak_gb: memory of the larger of freeze and export. vs_pandas,
+vs_datasets_map: the rival's processor seconds per ranking over ours, the smaller of freezing and exporting.
+
+`python tests/benchmarks/frozen/trainers.py` takes a step of each of TRL's trainers on what is exported.
 """
 
 from __future__ import annotations
@@ -122,7 +123,6 @@ def main() -> None:
         "vs_datasets_map": faster["datasets"],
         "freeze_vs_copy": round(found["freeze"]["seconds"] / found["freeze copy"]["seconds"], 2),
         "export_vs_copy": round(found["export"]["seconds"] / found["export copy"]["seconds"], 2),
-        "work_gb": round(max(each["peak"] - each["before"] for each in made), 2),
     }
     print(json.dumps(figures))
 

@@ -80,7 +80,8 @@ def test_an_import_of_which_nothing_can_be_used_fails(run, tmp_path):
 @pytest.mark.slow
 def test_exports_can_be_imported_elsewhere(run, tmp_path, comparisons, capsys):
     run("import", "comparisons", comparisons)
-    for name, format in (("f.jsonl", "trl"), ("f.csv", "csv"), ("f.parquet", "parquet"), ("f.jsonl.gz", "jsonl")):
+    plain = (("f.jsonl", "trl"), ("f.csv", "csv"), ("f.parquet", "parquet"), ("f.jsonl.gz", "jsonl"))
+    for name, format in (*plain, ("trl.parquet", "trl"), ("folder", "hf")):
         code, out, _ = run("export", "comparisons", "--to", tmp_path / name, "--format", format)
         assert (code, "Wrote the comparisons" in out) == (0, True)
 

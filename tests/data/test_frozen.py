@@ -113,7 +113,7 @@ def test_rows_put_in_in_another_order_are_the_same_snapshot(workspace, tmp_path)
         other.connection.execute(f"INSERT INTO {table} SELECT * FROM first.{table} ORDER BY rowid DESC")
 
     with cursor_of(other) as cursor:
-        moment = Moment(cursor, None)
+        moment = Moment(cursor)
         rows = {kind: moment.batches(kind) for kind in ("rankings", "demonstrations", "prompts")}
         again = snapshots.freeze(tmp_path / "snapshots", **rows)
     other.close()

@@ -70,10 +70,10 @@ def freeze(folder: Path) -> dict[str, Any]:
     import pandas  # noqa: F401  # DuckDB looks for it; all is imported before the clock starts, for the rivals too
 
     from data import assembly, owner, snapshots  # noqa: F401
-    from data.store import Store
+    from data.archive import Archive
     from data.workspace import Workspace
 
-    with Store(folder / "feedback.duckdb") as store:
+    with Archive(folder / "feedback.duckdb") as store:
         return measured(lambda: {"made": str(owner.freeze(store, Workspace.at(folder)).path)})
 
 
@@ -82,14 +82,14 @@ def export(folder: Path) -> dict[str, Any]:
     import pandas  # noqa: F401
 
     from data import assembly, interchange  # noqa: F401
-    from data.store import Store
+    from data.archive import Archive
 
     def work() -> dict[str, Any]:
         to = folder / OUT / "trl.parquet"
         interchange.write(interchange.stream(store.batches("comparisons"), "comparisons", "trl-parquet"), to)
         return {"made": str(to)}
 
-    with Store(folder / "feedback.duckdb") as store:
+    with Archive(folder / "feedback.duckdb") as store:
         return measured(work)
 
 
@@ -104,9 +104,9 @@ def verify(folder: Path) -> dict[str, Any]:
 def agreement(folder: Path) -> dict[str, Any]:
     """How far labelers agree, as it is told in every snapshot."""
     from data.agreement import summary
-    from data.store import Store
+    from data.archive import Archive
 
-    with Store(folder / "feedback.duckdb") as store, store.moment() as moment:
+    with Archive(folder / "feedback.duckdb") as store, store.moment() as moment:
         return measured(lambda: {"made": summary(moment.ranks_by_task())["pairwise"]})
 
 
