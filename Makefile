@@ -3,7 +3,7 @@ BIN := .venv/bin
 export GRADIO_ANALYTICS_ENABLED := False
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup run test check lint fast bench
+.PHONY: setup run test check lint fast-training fast-rest bench
 
 setup: .venv/installed  ## the environment in .venv, with the tested versions
 
@@ -16,7 +16,7 @@ run: setup  ## the app on ./var, with the embedded default model
 	$(BIN)/python -m annotate
 
 check: setup  ## format, lint, types, import rule, and beside them the fast tests
-	$(MAKE) --no-print-directory --jobs 2 --output-sync lint fast
+	$(MAKE) --no-print-directory --jobs 3 --output-sync lint fast-training fast-rest
 
 lint:
 	$(BIN)/ruff format --check .
@@ -24,8 +24,11 @@ lint:
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fast:
-	$(BIN)/pytest -m "not slow" -q -n 2
+fast-training:
+	$(BIN)/pytest -m "not slow" -q tests/training
+
+fast-rest:  # apart, because neither needs what the other takes seconds to import
+	$(BIN)/pytest -m "not slow" -q --ignore tests/training tests
 
 test: setup  ## the whole suite; three processes keep two cores busy while one waits for a browser
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder

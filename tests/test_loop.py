@@ -18,7 +18,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # the first test makes the models
 OPPOSITES = [("prefers-short", "prefers-long"), ("prefers-vocabulary", "avoids-vocabulary")]
-STEPS = {"prefers-short": 5, "prefers-vocabulary": 8}  # of PPO; the preset has 20, and fewer tell a taste
+STEPS = {"prefers-short": 4, "prefers-vocabulary": 7}  # of PPO; the preset has 20, and fewer tell a taste
 SMALL = {"evaluate.samples": 4, "sample.prompts": 60}
 SAMPLES = 4  # responses per held-out prompt and policy
 
