@@ -191,7 +191,7 @@ class Moment:
 
     def prompt_rows(self) -> Iterator[Row]:
         """One row per prompt, oldest first."""
-        for rows in self._stream(f"SELECT {PROMPT} FROM prompts ORDER BY number"):
+        for rows in self._stream(f"SELECT {PROMPT} FROM standing_prompts ORDER BY number"):
             for id, messages, tags, split, source, created_at in rows:
                 yield {
                     "prompt_id": id,

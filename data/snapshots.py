@@ -5,9 +5,10 @@ Writes  snapshots/<hash>/  manifest.json, README.md and one Parquet file for eac
 Needs   pyarrow only: trainers read snapshots where no store can be opened
 
 The hash is of the rows: sha256 over the canonical JSON of each file's rows, sorted by prompt and label, then over the
-hashes of the six files; its first 16 hex digits are the name. So the same labels always give the same name, and an
-edited file no longer fits the folder it lies in. The folder is written under another name and renamed: a snapshot is
-there whole or not at all. `datasets.load_dataset(path)` reads it too; README.md tells it which file is which.
+hashes of the six files and, where there are any, what the manifest says that a trainer goes by (NAMED_BY); its first
+16 hex digits are the name. So the same labels always give the same name, and an edited file no longer fits the folder
+it lies in. The folder is written under another name and renamed: a snapshot is there whole or not at all.
+`datasets.load_dataset(path)` reads it too; README.md tells it which file is which.
 
     python -m data freeze
 """
@@ -20,13 +21,14 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.columns import SCHEMAS, table_of
@@ -36,6 +38,7 @@ Row = dict[str, Any]
 FORMAT = 1
 KINDS = ("prompts", "demonstrations", "rankings")
 SPLITS = ("train", "heldout")
+NAMED_BY = ("choices", "weights", "aggregated", "heldout_labelers")  # fields of the manifest, where there are any
 ROW_GROUP = 2_000  # rows; small, so that streaming readers start soon
 
 
@@ -73,6 +76,10 @@ class Snapshot:
             for batch in file.iter_batches(batch_size=ROW_GROUP):
                 yield from batch.to_pylist()
 
+    def column(self, kind: str, split: str, name: str) -> pa.ChunkedArray:
+        """One column of one file, in the order of its rows."""
+        return pq.read_table(self.path / _file(kind, split), columns=[name]).column(name)
+
     def summary(self) -> dict[str, Any]:
         """What `python -m data freeze --json` and `POST /snapshots` answer."""
         return {
@@ -81,6 +88,7 @@ class Snapshot:
             "counts": self.counts,
             "promoted": self.promoted,
             "created_at": self.manifest["created_at"],
+            **{name: self.manifest[name] for name in ("choices", "left_out") if name in self.manifest},
         }
 
 
@@ -92,11 +100,14 @@ def freeze(
     rankings: Iterable[Row],
     agreement: dict[str, Any] | None = None,
     promoted: str | None = None,
+    labels: Collection[str] | None = None,
+    about: dict[str, Any] | None = None,
 ) -> Snapshot:
     """Write the rows to `folder/<hash>/` and return it; the same rows return the snapshot that is already there.
 
     The rows are those of the store's `prompt_rows`, `demonstration_rows` and `ranking_rows`, in any order; `promoted`
-    is the checkpoint promoted now, also in the Snapshot returned for one that was frozen under another. Raises
+    is the checkpoint promoted now, also in the Snapshot returned for one that was frozen under another. Of the rows of
+    labels only those with an id in `labels` are written, all if None; `about` is added to the manifest. Raises
     InvalidInput when there is not even a prompt, DamagedSnapshot when the snapshot already there was edited.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,10 +117,10 @@ def freeze(
         contents = _Contents(building)
         # prompts last: labels that arrive meanwhile are left out, and no label in the snapshot lacks its prompt
         for kind, rows in (("rankings", rankings), ("demonstrations", demonstrations), ("prompts", prompts)):
-            contents.add(kind, rows)
+            contents.add(kind, rows if labels is None or kind == "prompts" else _of_labels(rows, labels))
         if not contents.counts["prompts"]:
             raise InvalidInput("There is nothing to freeze: no prompts yet. Import some, or run `python -m data seed`.")
-        manifest = contents.manifest() | {"agreement": agreement, "promoted": promoted}
+        manifest = contents.manifest(about or {}) | {"agreement": agreement, "promoted": promoted}
         _write(building / "README.md", _readme(manifest))
         _write(building / "manifest.json", json.dumps(manifest, indent=1))
         target = folder / manifest["hash"]
@@ -158,9 +169,19 @@ def folders(folder: Path) -> list[Path]:
 
 
 def tainted_snapshots(folder: Path, label_ids: Iterable[str]) -> list[str]:
-    """The snapshots that hold any of these labels, oldest first."""
+    """The snapshots that hold any of these labels, or a row made of several with one of them; oldest first."""
     wanted = set(label_ids)
-    return [snapshot.hash for snapshot in listing(folder) if not wanted.isdisjoint(snapshot.manifest["label_ids"])]
+    return [snapshot.hash for snapshot in listing(folder) if not wanted.isdisjoint(_made_of(snapshot.manifest))]
+
+
+def with_prompts(folder: Path, prompt_ids: Collection[str]) -> list[str]:
+    """The snapshots that hold any of these prompts, labelled or not; oldest first."""
+    wanted = pa.array(prompt_ids, pa.string())
+    return [
+        snapshot.hash
+        for snapshot in listing(folder)
+        if any(pc.any(pc.is_in(snapshot.column("prompts", s, "prompt_id"), wanted)).as_py() for s in SPLITS)
+    ]
 
 
 def tainted_checkpoints(folder: Path, snapshots: Iterable[str]) -> list[str]:
@@ -172,6 +193,17 @@ def tainted_checkpoints(folder: Path, snapshots: Iterable[str]) -> list[str]:
         if heirs <= tainted:
             return sorted(tainted)
         tainted |= heirs
+
+
+def _made_of(manifest: dict[str, Any]) -> Iterator[str]:
+    """The labels in a snapshot, and those that rows in it were made of."""
+    yield from manifest["label_ids"]
+    for ids in manifest.get("aggregated", {}).values():
+        yield from ids
+
+
+def _of_labels(rows: Iterable[Row], labels: Collection[str]) -> Iterator[Row]:
+    return (row for row in rows if row["label_id"] in labels)
 
 
 def _lineage(path: Path) -> dict[str, Any]:
@@ -235,9 +267,9 @@ class _Contents:
         decided = kind == "demonstrations" or len({rank for rank in row["ranks"] if rank is not None}) > 1
         self.counts[f"{kind}_trainable"] += split == "train" and decided
 
-    def manifest(self) -> dict[str, Any]:
-        return {
-            "hash": _name_of(self.files),
+    def manifest(self, about: dict[str, Any]) -> dict[str, Any]:
+        return about | {
+            "hash": _name_of(self.files, about),
             "format": FORMAT,
             "created_at": self.created_at,
             "counts": self.counts,
@@ -288,7 +320,8 @@ def _verify(snapshot: Snapshot) -> None:
             found[name] = _hash_rows(snapshot, kind, split, label_ids)
             if found[name] != snapshot.manifest["files"].get(name, {}).get("sha256"):
                 raise DamagedSnapshot(_damage(snapshot.path, snapshot.path / name, "its rows were changed"))
-    if sorted(label_ids) != sorted(snapshot.manifest["label_ids"]) or _name_of(found) != snapshot.hash:
+    named = _name_of(found, snapshot.manifest)
+    if sorted(label_ids) != sorted(snapshot.manifest["label_ids"]) or named != snapshot.hash:
         raise DamagedSnapshot(_damage(snapshot.path, snapshot.path / "manifest.json", "it does not fit the rows"))
     if snapshot.path.resolve().name != snapshot.hash:
         raise DamagedSnapshot(
@@ -318,9 +351,10 @@ def _damage(path: Path, file: Path, what: str) -> str:
     )
 
 
-def _name_of(files: dict[str, str]) -> str:
-    """The snapshot's name from the hashes of its files' rows."""
+def _name_of(files: dict[str, str], manifest: dict[str, Any]) -> str:
+    """The snapshot's name from the hashes of its files' rows, and what its manifest says that a trainer goes by."""
     text = "".join(f"{name} {files[name]}\n" for name in sorted(files))
+    text += "".join(f"{name} {json.dumps(manifest[name], sort_keys=True)}\n" for name in NAMED_BY if name in manifest)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
