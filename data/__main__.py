@@ -255,10 +255,11 @@ def _stats_lines(found: dict[str, Any]) -> list[str]:
             f"Agreement            {agreement['pairwise']:.3f} [{low:.3f}, {high:.3f}] on {agreement['pairs']} pairs"
         )
         lines.append(f"  {agreement['definition']}")
-        decided = "of the pairs that both decided" if agreement["decided"] is not None else "of them"
-        lines.append(
-            f"Ceiling              {agreement['ceiling']:.3f}: the most that a reward model can be right {decided}"
-        )
+        share, pairs = agreement["decided"], "decided pairs"
+        if share is None:
+            share, pairs = agreement["pairwise"], "pairs"
+        said = f"how often a perfect judge agrees with one label, when two agree on {share:.3f} of {pairs}"
+        lines.append(f"Ceiling              {agreement['ceiling']:.3f}: {said}")
     lines += curation.labeler_lines(found)
     return lines
 

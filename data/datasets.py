@@ -58,7 +58,7 @@ def demonstrations(snapshot: Snapshot, split: Split) -> list[Demonstrated]:
 
 def rankings(snapshot: Snapshot, split: Split) -> list[Ranked]:
     """The rankings of one split, by prompt and label id, those without a decided pair included."""
-    weights = snapshot.manifest.get("weights", {})
+    weights = snapshot.about.get("weights", {})
     return [
         Ranked(
             prompt_id=row["prompt_id"],

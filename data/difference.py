@@ -29,9 +29,9 @@ def difference(one: Snapshot, other: Snapshot) -> Json:
             if prompts[0][id] != prompts[1][id]
         },
         "counts": _changed(one.counts, other.counts),
-        "choices": _changed(one.manifest.get("choices", {}), other.manifest.get("choices", {})),
-        "weights": _changed(one.manifest.get("weights", {}), other.manifest.get("weights", {})),
-        "heldout_labelers": _only(*(dict.fromkeys(each.manifest.get("heldout_labelers", ())) for each in (one, other))),
+        "choices": _changed(one.about.get("choices", {}), other.about.get("choices", {})),
+        "weights": _changed(one.about.get("weights", {}), other.about.get("weights", {})),
+        "heldout_labelers": _only(*(dict.fromkeys(each.about.get("heldout_labelers", ())) for each in (one, other))),
         "guidelines": _only(*(dict.fromkeys(each.manifest["guidelines"]) for each in (one, other))),
     }
 

@@ -93,7 +93,7 @@ def freeze(store: Store, workspace: Workspace, choices: Choices | None = None) -
             workspace.snapshots,
             prompts=selection.prompt_rows(prompts) if selection else prompts,
             demonstrations=moment.demonstration_rows(),
-            rankings=selection.ranking_rows(rankings) if selection else rankings,
+            rankings=selection.ranking_rows(rankings) if selection and selection.reshapes else rankings,
             agreement=selection.agreement if selection else store.stats()["agreement"],
             promoted=promoted.id if promoted else None,
             labels=selection.labels if selection else None,
@@ -141,7 +141,7 @@ def _frozen_again(store: Store, workspace: Workspace, tainted: list[Snapshot]) -
     made: dict[str, str | None] = {}
     replacements = {}
     for snapshot in tainted:
-        choices = snapshot.manifest.get("choices", {})
+        choices = snapshot.about.get("choices", {})
         key = json.dumps(choices, sort_keys=True)
         if key not in made:
             try:

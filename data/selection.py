@@ -82,6 +82,11 @@ class Selection:
     combined: dict[str, Row] = field(default_factory=dict)  # columns, by the label whose row they take the place of
     heldout_labelers: frozenset[str] = frozenset()
 
+    @property
+    def reshapes(self) -> bool:
+        """Whether rows are to be changed, and not just left out: they must pass through `ranking_rows` then."""
+        return bool(self.combined or self.heldout_labelers)
+
     def prompt_rows(self, rows: Iterable[Row]) -> Iterator[Row]:
         """The rows of the prompts chosen."""
         return (row for row in rows if self.prompts is None or row["prompt_id"] in self.prompts)

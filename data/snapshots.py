@@ -38,7 +38,7 @@ Row = dict[str, Any]
 FORMAT = 1
 KINDS = ("prompts", "demonstrations", "rankings")
 SPLITS = ("train", "heldout")
-NAMED_BY = ("choices", "weights", "aggregated", "heldout_labelers")  # fields of the manifest, where there are any
+NAMED_BY = ("choices", "weights", "aggregated", "heldout_labelers")  # fields of `about`, where there are any
 ROW_GROUP = 2_000  # rows; small, so that streaming readers start soon
 
 
@@ -70,6 +70,12 @@ class Snapshot:
         promoted: str | None = self.manifest["promoted"]
         return promoted
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """How the labels were chosen, and what a trainer goes by (data/selection.py); empty when nothing was chosen."""
+        about: dict[str, Any] = self.manifest.get("about") or {}
+        return about
+
     def rows(self, kind: str, split: str) -> Iterator[Row]:
         """The rows of one file, by prompt and label: `kind` is prompts, demonstrations or rankings."""
         with pq.ParquetFile(self.path / _file(kind, split)) as file:
@@ -88,7 +94,7 @@ class Snapshot:
             "counts": self.counts,
             "promoted": self.promoted,
             "created_at": self.manifest["created_at"],
-            **{name: self.manifest[name] for name in ("choices", "left_out") if name in self.manifest},
+            **{name: self.about[name] for name in ("choices", "left_out") if name in self.about},
         }
 
 
@@ -107,7 +113,7 @@ def freeze(
 
     The rows are those of the store's `prompt_rows`, `demonstration_rows` and `ranking_rows`, in any order; `promoted`
     is the checkpoint promoted now, also in the Snapshot returned for one that was frozen under another. Of the rows of
-    labels only those with an id in `labels` are written, all if None; `about` is added to the manifest. Raises
+    labels only those with an id in `labels` are written, all if None; `about` is kept in the manifest. Raises
     InvalidInput when there is not even a prompt, DamagedSnapshot when the snapshot already there was edited.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +126,8 @@ def freeze(
             contents.add(kind, rows if labels is None or kind == "prompts" else _of_labels(rows, labels))
         if not contents.counts["prompts"]:
             raise InvalidInput("There is nothing to freeze: no prompts yet. Import some, or run `python -m data seed`.")
-        manifest = contents.manifest(about or {}) | {"agreement": agreement, "promoted": promoted}
+        known = {"agreement": agreement, "promoted": promoted, "about": about or {}}
+        manifest = contents.manifest(about or {}) | known
         _write(building / "README.md", _readme(manifest))
         _write(building / "manifest.json", json.dumps(manifest, indent=1))
         target = folder / manifest["hash"]
@@ -171,7 +178,7 @@ def folders(folder: Path) -> list[Path]:
 def tainted_snapshots(folder: Path, label_ids: Iterable[str]) -> list[str]:
     """The snapshots that hold any of these labels, or a row made of several with one of them; oldest first."""
     wanted = set(label_ids)
-    return [snapshot.hash for snapshot in listing(folder) if not wanted.isdisjoint(_made_of(snapshot.manifest))]
+    return [snapshot.hash for snapshot in listing(folder) if not wanted.isdisjoint(_made_of(snapshot))]
 
 
 def with_prompts(folder: Path, prompt_ids: Collection[str]) -> list[str]:
@@ -195,10 +202,10 @@ def tainted_checkpoints(folder: Path, snapshots: Iterable[str]) -> list[str]:
         tainted |= heirs
 
 
-def _made_of(manifest: dict[str, Any]) -> Iterator[str]:
+def _made_of(snapshot: Snapshot) -> Iterator[str]:
     """The labels in a snapshot, and those that rows in it were made of."""
-    yield from manifest["label_ids"]
-    for ids in manifest.get("aggregated", {}).values():
+    yield from snapshot.label_ids
+    for ids in snapshot.about.get("aggregated", {}).values():
         yield from ids
 
 
@@ -268,7 +275,7 @@ class _Contents:
         self.counts[f"{kind}_trainable"] += split == "train" and decided
 
     def manifest(self, about: dict[str, Any]) -> dict[str, Any]:
-        return about | {
+        return {
             "hash": _name_of(self.files, about),
             "format": FORMAT,
             "created_at": self.created_at,
@@ -320,7 +327,7 @@ def _verify(snapshot: Snapshot) -> None:
             found[name] = _hash_rows(snapshot, kind, split, label_ids)
             if found[name] != snapshot.manifest["files"].get(name, {}).get("sha256"):
                 raise DamagedSnapshot(_damage(snapshot.path, snapshot.path / name, "its rows were changed"))
-    named = _name_of(found, snapshot.manifest)
+    named = _name_of(found, snapshot.about)
     if sorted(label_ids) != sorted(snapshot.manifest["label_ids"]) or named != snapshot.hash:
         raise DamagedSnapshot(_damage(snapshot.path, snapshot.path / "manifest.json", "it does not fit the rows"))
     if snapshot.path.resolve().name != snapshot.hash:
@@ -351,10 +358,10 @@ def _damage(path: Path, file: Path, what: str) -> str:
     )
 
 
-def _name_of(files: dict[str, str], manifest: dict[str, Any]) -> str:
+def _name_of(files: dict[str, str], about: dict[str, Any]) -> str:
     """The snapshot's name from the hashes of its files' rows, and what its manifest says that a trainer goes by."""
     text = "".join(f"{name} {files[name]}\n" for name in sorted(files))
-    text += "".join(f"{name} {json.dumps(manifest[name], sort_keys=True)}\n" for name in NAMED_BY if name in manifest)
+    text += "".join(f"{name} {json.dumps(about[name], sort_keys=True)}\n" for name in NAMED_BY if name in about)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

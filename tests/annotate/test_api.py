@@ -210,7 +210,7 @@ def test_a_withdrawn_label_leaves_the_export(world):
     named = {"label_ids": [label_id], "prompt_ids": [], "snapshots": [frozen["snapshot"]], "checkpoints": []}
     assert answer == named
     new = snapshots.load(world.workspace.snapshots / replaced[frozen["snapshot"]])
-    assert new.label_ids == frozenset() and new.manifest["choices"] == {"source": ["labeler"]}
+    assert new.label_ids == frozenset() and new.about["choices"] == {"source": ["labeler"]}
     assert world.call("POST", "/snapshots", "researcher", json={"since": "soon"}).status_code == 422
     assert world.call("GET", "/export/rankings", "researcher").text == ""
     assert world.call("POST", "/withdrawals", "researcher", json={}).status_code == 422

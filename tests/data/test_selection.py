@@ -80,10 +80,8 @@ def test_a_choice_leaves_what_it_names_and_the_manifest_counts_the_rest(world, c
     snapshot = frozen(world, **choices)
 
     assert rankings(snapshot).keys() == {ids[place] for place in kept}
-    assert snapshot.manifest["left_out"]["labels"] == left_out
-    assert Choices.of(snapshot.manifest["choices"]) == Choices.of(choices)
-    assert frozen(world, **choices).hash == snapshot.hash
-    snapshots.verify(snapshot.path)
+    assert snapshot.about["left_out"]["labels"] == left_out
+    assert Choices.of(snapshot.about["choices"]) == Choices.of(choices)
 
 
 def test_labelers_are_named_by_pseudonym_or_left_out(world):
@@ -107,8 +105,8 @@ def test_several_rankings_of_a_task_become_one_row_by_majority_or_mean_rank(worl
         assert rows[ids[3]]["ranks"] == [1, 2, 2]  # ties are kept
 
     snapshot = frozen(world, aggregate="majority")
-    assert [sorted(made) for made in snapshot.manifest["aggregated"].values()] == [sorted(ids[:3])]
-    assert snapshots.tainted_snapshots(world[1].snapshots, [ids[0]])[-1:]
+    assert snapshots.load(snapshot.path).about["left_out"] == {"prompts": {}, "labels": {}}
+    assert [sorted(made) for made in snapshot.about["aggregated"].values()] == [sorted(ids[:3])]
     assert snapshot.hash in snapshots.tainted_snapshots(world[1].snapshots, [ids[1]])
 
 
@@ -126,13 +124,13 @@ def test_the_weights_of_labelers_are_in_the_name_and_reach_the_reward_model(tmp_
         plain = owner.freeze(store, workspace)
         weighed = owner.freeze(store, workspace, Choices.of({"weights": "reliability"}))
 
-    assert plain.hash != weighed.hash and "choices" not in plain.manifest
+    assert plain.hash != weighed.hash and plain.about == {}
     assert rankings(plain) == rankings(weighed)
     found = {ranked.labeler: ranked.weight for ranked in datasets.rankings(weighed, "train")}
     assert found == {named["ana"]: 1.0, named["ben"]: 1.0, named["cem"]: 1.0, named["dan"]: 0.01}
     assert {ranked.weight for ranked in datasets.rankings(plain, "train")} == {1.0}
     edited = json.loads((weighed.path / "manifest.json").read_text())
-    edited["weights"][named["dan"]] = 1.0
+    edited["about"]["weights"][named["dan"]] = 1.0
     weighed.path.joinpath("manifest.json").write_text(json.dumps(edited))
     with pytest.raises(DamagedSnapshot):
         snapshots.verify(weighed.path)
@@ -147,7 +145,7 @@ def test_held_out_labelers_only_measure(world):
     theirs = {id for id, row in rankings(frozen(world)).items() if row["labeler"] == out}
     assert rankings(snapshot, "heldout").keys() == theirs
     assert rankings(snapshot).keys() == {*ids} - theirs
-    assert snapshot.manifest["heldout_labelers"] == [out]
+    assert snapshot.about["heldout_labelers"] == [out]
 
 
 def test_the_agreement_of_a_snapshot_is_that_of_its_labels(world):
