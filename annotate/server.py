@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 ADMIN = "admin"
 GUIDELINES = Path(__file__).with_name("guidelines.md")  # what a new project begins with
-SWITCH = 0.0005  # seconds: a thread that comes back from the database need not wait Python's 5 ms for the event loop
 GRACE = 5  # seconds that open connections (event streams, downloads) get when the app stops
 
 
@@ -83,7 +82,6 @@ def serve(workspace: Workspace, settings: Settings) -> int:
 
 def _serve(app: App) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: through the finally below
-    sys.setswitchinterval(SWITCH)
     try:
         app.run()
     except KeyboardInterrupt:  # uvicorn raises the signal again once it has stopped serving

@@ -168,6 +168,8 @@ def _readings(
             reading = shapes.read(kind, row, source, mapping)
         except shapes.Misfit as misfit:
             report.skip(place, str(misfit), rows)
+            if misfit.shape:
+                report.shapes[misfit.shape] += rows
             continue
         report.shapes[reading.shape] += rows
         for why in reading.left_out:

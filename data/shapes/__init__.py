@@ -39,6 +39,14 @@ class Reading:
 def read(kind: str, row: Row, source: str, mapping: Mapping | None = None) -> Reading:
     """What this row says of that kind; `source` names where it comes from. Raises Misfit when that is nothing."""
     shape = _recognised(row) if mapping is None else replace(plain.ANY, name=MAPPED)
+    try:
+        return _read(shape, kind, row if mapping is None else mapping.of(row), source)
+    except Misfit as misfit:
+        misfit.shape = "" if shape is plain.ANY else shape.name
+        raise
+
+
+def _read(shape: Shape, kind: str, row: Row, source: str) -> Reading:
     reader = {"demonstrations": shape.demonstrations, "prompts": shape.prompts}.get(kind, shape.rankings)
     if reader is None and kind == "prompts":
         reader = shape.demonstrations or shape.rankings
@@ -46,7 +54,7 @@ def read(kind: str, row: Row, source: str, mapping: Mapping | None = None) -> Re
         holds = [name for name in ("demonstrations", "rankings", "prompts") if getattr(shape, name)]
         raise Misfit(f"is of the shape {shape.name}, which has no {kind} in it but {' and '.join(holds)}")
     said, left_out = [], []
-    for each in reader(row if mapping is None else mapping.of(row), source):
+    for each in reader(row, source):
         if isinstance(each, str):
             left_out.append(each)
         else:

@@ -32,7 +32,9 @@ _SIDES = {
 
 
 class Misfit(ValueError):
-    """This row cannot be used, and why."""
+    """This row cannot be used, and why. `shape` is the one that it was taken to be of, if it was of any."""
+
+    shape = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,11 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from data import interchange
+from data.__main__ import main
 from data.batches import Batch, BatchRow
 from data.client import Client
 from data.errors import (
@@ -132,9 +134,28 @@ def test_an_import_through_the_app_gives_what_one_into_the_store_gives(workspace
         report = interchange.import_file(client, "comparisons", path)
         assert (report.taken, report.new, len(report.skipped)) == (700, 700, 1)
         assert interchange.seed(client)["new_tasks"] == 0  # the app seeded its store when it started
+        assert (
+            main(
+                [
+                    "export",
+                    "comparisons",
+                    "--to",
+                    str(tmp_path / "d"),
+                    "--format",
+                    "hf",
+                    "--workspace",
+                    str(workspace.root),
+                ]
+            )
+            == 0
+        )
+        over_http = [row for batch in client.export_batches("comparisons") for row in batch.to_pylist()]
     with open_feedback(workspace) as store:
         again = interchange.import_file(store, "comparisons", path)
         assert (again.taken, again.new) == (700, 0)
+        assert over_http == list(store.comparison_rows())
+    shards = sorted((tmp_path / "d" / "data").iterdir())
+    assert sum(pq.ParquetFile(shard).metadata.num_rows for shard in shards) == 700
 
 
 @pytest.mark.slow

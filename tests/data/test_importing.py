@@ -78,7 +78,7 @@ def test_a_dry_run_shows_what_would_be_stored_and_makes_no_store(tmp_path, capsy
     told = json.loads(said.splitlines()[-1])
     assert code == 0
     assert "Of the first 4 rows, 1 would be skipped" in said
-    assert (told["taken"], told["shapes"]) == (3, {"columns named by --map": 3})
+    assert (told["taken"], told["shapes"]) == (3, {"columns named by --map": 4})
     assert told["stored"][0]["prompt"] == [{"role": "user", "content": "Colour 0?"}]
     assert [response["text"] for response in told["stored"][0]["responses"]] == ["Blue.", "Fish."]
     assert not (tmp_path / "w" / "feedback.duckdb").exists()

@@ -568,6 +568,7 @@ def test_responses_are_read_by_id_and_unknown_ones_left_out(store, add_ranking_t
 
 
 def test_the_statistics_count_what_stands(store, clock, add_ranking_tasks, label):
+    store.project.change_settings({"repeat_share": 0.0}, "ana")
     heldout = store.add_prompts([NewPrompt((Message("user", "Held out?"),), split="heldout")])[0]
     store.add_ranking_task(heldout, TEXTS, 2)
     label(store, "ana")  # not trainable: held out
