@@ -88,9 +88,9 @@ def withdraw(options: argparse.Namespace, workspace: Workspace) -> int:
         else:
             found = _withdraw_either(feedback, workspace, options.what, options.refreeze)
     prompts, labels = found["prompt_ids"], found["label_ids"]
-    counts = [_counted(len(prompts), "prompt")] if prompts else []
+    counts = [_counted(len(ids), word) for ids, word in ((prompts, "prompt"), (labels, "label")) if ids]
     one = len(prompts) + len(labels) == 1
-    what = " and ".join([*counts, _counted(len(labels), "label")])
+    what = " and ".join(counts or ["0 labels"])
     print(f"{what} {'is' if one else 'are'} withdrawn: in nothing frozen or exported from now on.")
     print(f"Snapshots that hold them: {', '.join(found['snapshots']) or 'none'}")
     print(f"Checkpoints trained on those, or on their children: {', '.join(found['checkpoints']) or 'none'}")
