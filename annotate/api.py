@@ -28,6 +28,7 @@ from annotate.bodies import (
     PromptBody,
     Rankings,
     Skip,
+    SnapshotChoices,
     TaskBody,
     Texts,
     Withdrawal,
@@ -35,7 +36,8 @@ from annotate.bodies import (
 from annotate.problems import problem
 from annotate.roles import Admin, Anyone, Here, Json, Labeler, Owner, Researcher
 from data import batches, owner, snapshots
-from data.errors import InvalidInput, NotFound
+from data.choices import Choices
+from data.errors import NotFound
 from data.exports import iso
 from data.records import Checkpoint, CycleStatus
 
@@ -148,10 +150,12 @@ def add_rankings(body: Rankings, user: Researcher, context: Here) -> Json:
 
 @signed_in.post("/withdrawals", tags=["tasks"])
 def withdraw(body: Withdrawal, user: Researcher, context: Here) -> Json:
-    """Hide one label, or all of a labeler's, from everything that is frozen or exported from now on."""
-    if (body.label_id is None) == (body.labeler is None):
-        raise InvalidInput("Give either label_id or labeler. Nothing was withdrawn.")
-    return {"label_ids": context.store.withdraw(label_id=body.label_id, labeler=body.labeler)}
+    """Hide a label, all of a labeler's, or a prompt with all of its, from what is frozen or exported from now on.
+
+    Names the snapshots and checkpoints that were made of it; with `refreeze`, freezes the snapshots anew.
+    """
+    with exports.one_at_a_time:
+        return owner.withdraw(context.store, context.workspace, **body.model_dump())
 
 
 # what has been said
@@ -161,6 +165,12 @@ def withdraw(body: Withdrawal, user: Researcher, context: Here) -> Json:
 def stats(user: Researcher, context: Here) -> Json:
     """Counts by kind and state, labelers, agreement, tasks per hour."""
     return context.store.stats()
+
+
+@signed_in.get("/reliability", tags=["data"])
+def reliability(user: Researcher, context: Here) -> Json:
+    """How reliable each labeler is, found from tasks that several ranked, and how much their labels would weigh."""
+    return context.store.reliability()
 
 
 @signed_in.get("/export/{kind}", tags=["data"], response_class=StreamingResponse)
@@ -175,10 +185,11 @@ def export(
 
 
 @signed_in.post("/snapshots", tags=["data"])
-def freeze(user: Researcher, context: Here) -> Json:
-    """Freeze the labels there are; the same labels give the same snapshot."""
+def freeze(user: Researcher, context: Here, body: SnapshotChoices | None = None) -> Json:
+    """Freeze the labels there are, or those chosen; the same labels and choices give the same snapshot."""
+    choices = Choices.of(body.model_dump(exclude_none=True) if body else {})
     with exports.one_at_a_time:
-        return owner.freeze(context.store, context.workspace).summary()
+        return owner.freeze(context.store, context.workspace, choices).summary()
 
 
 @signed_in.get("/snapshots", tags=["data"])

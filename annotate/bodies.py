@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, FiniteFloat, Tag, field_validator
 
 from annotate.cycles import DEFAULT_STAGES
+from data.choices import Weights
+from data.quality import Aggregate
 from data.records import (
     Checkpoint,
     DemonstrationAnswer,
@@ -264,10 +266,29 @@ class Rankings(Body):
 
 
 class Withdrawal(Body):
-    """One label, or everything that one labeler said."""
+    """One label, or everything that one labeler said, or one prompt with all that was said of it."""
 
     label_id: str | None = None
     labeler: str | None = None
+    prompt_id: str | None = None
+    refreeze: bool = False  # freeze the snapshots that hold any of it anew
+
+
+class SnapshotChoices(Body):
+    """What to freeze, in the words of data/choices.py; nothing said is everything."""
+
+    since: str | None = None
+    until: str | None = None
+    source: list[str] | None = None
+    checkpoint: list[str] | None = None
+    labeler: list[str] | None = None
+    tag: list[str] | None = None
+    language: list[str] | None = None
+    min_agreement: float | None = None
+    min_reliability: float | None = None
+    aggregate: Aggregate | None = None
+    weights: Weights | None = None
+    hold_out_labelers: float | None = None
 
 
 class NewUser(Body):

@@ -2,7 +2,8 @@
 
     python -m data import prompts|demonstrations|comparisons|rankings FILE [--dry-run] [--map FIELD=PATH]
     python -m data export demonstrations|comparisons|unpaired|rankings|prompts --to PATH [--format trl|hf|...]
-    python -m data freeze | snapshots | verify | stats | withdraw LABEL|LABELER | seed
+    python -m data freeze [choices]  | diff SNAPSHOT SNAPSHOT | withdraw LABEL|LABELER      (data/curation.py)
+    python -m data snapshots | verify | stats | seed
     python -m data add checkpoint|batch|run ID          (how training hands in what it made)
 
 Exit codes: 0 done, 1 refused or damaged (the message says what and what to do), 2 not a command.
@@ -21,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data import curation
 from data.errors import DamagedSnapshot, FeedbackError, InvalidInput, NotFound
 from data.records import CHECKPOINT_STATES, Checkpoint
 from data.shapes import FORMATS, KINDS, Mapping
@@ -139,24 +141,6 @@ def _export_folder(feedback: Archive | Client, options: argparse.Namespace, work
     return 0
 
 
-def freeze(options: argparse.Namespace, workspace: Workspace) -> int:
-    """Make a snapshot, or name the one that holds these labels already."""
-    from data import owner
-    from data.client import Client
-
-    with owner.open_to_read(workspace) as feedback:
-        summary = feedback.freeze() if isinstance(feedback, Client) else owner.freeze(feedback, workspace).summary()
-    counts = summary["counts"]
-    print(
-        f"Snapshot {summary['snapshot']} in {summary['path']}: {counts['rankings']} rankings "
-        f"({counts['rankings_trainable']} to train on), {counts['demonstrations']} demonstrations, "
-        f"{counts['prompts']} prompts."
-    )
-    if options.json:
-        print(json.dumps({name: summary[name] for name in ("snapshot", "path", "counts", "promoted")}))
-    return 0
-
-
 def snapshots(options: argparse.Namespace, workspace: Workspace) -> int:
     """List the snapshots, oldest first."""
     from data.snapshots import listing
@@ -201,29 +185,8 @@ def stats(options: argparse.Namespace, workspace: Workspace) -> int:
     from data.owner import open_feedback
 
     with open_feedback(workspace) as feedback:
-        found = feedback.stats()
+        found = feedback.stats() | {"reliability": feedback.reliability()}
     print(json.dumps(found) if options.json else "\n".join(_stats_lines(found)))
-    return 0
-
-
-def withdraw(options: argparse.Namespace, workspace: Workspace) -> int:
-    """Hide a label or a labeler's labels, and name what was already made of them."""
-    from data.owner import open_feedback
-    from data.snapshots import tainted_checkpoints, tainted_snapshots
-
-    with open_feedback(workspace) as feedback:
-        try:
-            label_ids = feedback.withdraw(label_id=options.what)
-        except NotFound:
-            label_ids = _withdraw_labeler(feedback, options.what)
-    tainted = tainted_snapshots(workspace.snapshots, label_ids)
-    checkpoints = tainted_checkpoints(workspace.checkpoints, tainted)
-    how_many = "1 label is" if len(label_ids) == 1 else f"{len(label_ids)} labels are"
-    print(f"{how_many} withdrawn: in nothing frozen or exported from now on.")
-    print(f"Snapshots that hold them: {', '.join(tainted) or 'none'}")
-    print(f"Checkpoints trained on those, or on their children: {', '.join(checkpoints) or 'none'}")
-    if options.json:
-        print(json.dumps({"label_ids": label_ids, "snapshots": tainted, "checkpoints": checkpoints}))
     return 0
 
 
@@ -305,13 +268,6 @@ def _json_file(path: Path) -> dict[str, Any]:
     return value
 
 
-def _withdraw_labeler(feedback: Store | Client, name: str) -> list[str]:
-    try:
-        return feedback.withdraw(labeler=name)
-    except NotFound as error:
-        raise NotFound(f"There is no label and no labeler {name!r}. Nothing was withdrawn.") from error
-
-
 def _prompt_ids(feedback: Store | Client) -> set[str]:
     """The ids of the prompts there are, to tell which are new."""
     from data.client import Client
@@ -342,8 +298,12 @@ def _stats_lines(found: dict[str, Any]) -> list[str]:
             f"Agreement            {agreement['pairwise']:.3f} [{low:.3f}, {high:.3f}] on {agreement['pairs']} pairs"
         )
         lines.append(f"  {agreement['definition']}")
-    for name, counts in found["labelers"].items():
-        lines.append(f"  {name:<18} {counts['rankings']} rankings, {counts['demonstrations']} demonstrations")
+        share, pairs = agreement["decided"], "decided pairs"
+        if share is None:
+            share, pairs = agreement["pairwise"], "pairs"
+        said = f"how often a perfect judge agrees with one label, when two agree on {share:.3f} of {pairs}"
+        lines.append(f"Ceiling              {agreement['ceiling']:.3f}: {said}")
+    lines += curation.labeler_lines(found)
     return lines
 
 
@@ -386,17 +346,13 @@ def _parser() -> argparse.ArgumentParser:
         help="else by the file's name: parquet, arrow, csv, or jsonl; hf makes PATH a Hugging Face dataset folder",
     )
     exports.add_argument("--licence", metavar="NAME", help="with hf: the licence that its dataset card names")
-    frozen = command("freeze", freeze, "freeze the labels into a snapshot named by its content")
-    frozen.add_argument("--json", action="store_true", help="end with a line of JSON")
+    curation.add_commands(command)
     listed = command("snapshots", snapshots, "list the snapshots")
     listed.add_argument("--json", action="store_true")
     verified = command("verify", verify, "hash snapshots again and name a damaged file")
     verified.add_argument("snapshots", nargs="*", metavar="SNAPSHOT", help="all of them, unless named")
     counted = command("stats", stats, "counts by kind and state, labelers, agreement")
     counted.add_argument("--json", action="store_true")
-    withdrawn = command("withdraw", withdraw, "withdraw a label, or all of a labeler's, and name what was made of them")
-    withdrawn.add_argument("what", metavar="LABEL|LABELER")
-    withdrawn.add_argument("--json", action="store_true", help="end with a line of JSON")
     command("seed", seed, "put the bundled prompts and demonstrations in")
     added = command("add", add, "hand in what a training process made")
     added.add_argument("what", choices=("checkpoint", "batch", "run"))

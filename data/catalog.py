@@ -51,6 +51,7 @@ class CheckedPrompt:
     tags: tuple[str, ...]
     split: Split
     source: str
+    settled: bool = False  # its split was given, so that no near-duplicate decides it
 
 
 def checked_prompts(prompts: Sequence[NewPrompt]) -> list[CheckedPrompt]:
@@ -59,8 +60,8 @@ def checked_prompts(prompts: Sequence[NewPrompt]) -> list[CheckedPrompt]:
     checked = []
     for prompt in prompts:
         id = prompt_id_of(tuple(prompt.messages))
-        split = prompt.split or split_of(id)
-        checked.append(CheckedPrompt(id, messages_json(prompt.messages), tuple(prompt.tags), split, prompt.source))
+        split, messages = prompt.split or split_of(id), messages_json(prompt.messages)
+        checked.append(CheckedPrompt(id, messages, tuple(prompt.tags), split, prompt.source, prompt.split is not None))
     return checked
 
 

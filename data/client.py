@@ -104,11 +104,18 @@ class Client:
         ids: list[str] = self._call("POST", "/rankings", body)["label_ids"]
         return ids
 
-    def withdraw(self, *, label_id: str | None = None, labeler: str | None = None) -> list[str]:
-        """Withdraw one label, or all of a labeler's; the ids withdrawn."""
-        body = {"label_id": label_id} if label_id is not None else {"labeler": labeler}
-        ids: list[str] = self._call("POST", "/withdrawals", body)["label_ids"]
-        return ids
+    def withdraw(
+        self,
+        *,
+        label_id: str | None = None,
+        labeler: str | None = None,
+        prompt_id: str | None = None,
+        refreeze: bool = False,
+    ) -> dict[str, Any]:
+        """Withdraw a label, a labeler's labels, or a prompt with its labels, as `owner.withdraw` does and says."""
+        body = {"label_id": label_id, "labeler": labeler, "prompt_id": prompt_id, "refreeze": refreeze}
+        found: dict[str, Any] = self._call("POST", "/withdrawals", body)
+        return found
 
     # people
 
@@ -143,6 +150,11 @@ class Client:
         stats: dict[str, Any] = self._call("GET", "/stats")
         return stats
 
+    def reliability(self) -> dict[str, Any]:
+        """How reliable each labeler is, and what that means."""
+        found: dict[str, Any] = self._call("GET", "/reliability")
+        return found
+
     def export(self, kind: str, format: str) -> Iterator[bytes]:
         """The bytes of an export file as they arrive."""
         try:
@@ -168,9 +180,9 @@ class Client:
 
     # models and runs
 
-    def freeze(self) -> dict[str, Any]:
-        """Freeze the labels in the app's workspace: `snapshot, path, counts, promoted, created_at`."""
-        summary: dict[str, Any] = self._call("POST", "/snapshots")
+    def freeze(self, choices: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Freeze the labels in the app's workspace: `snapshot, path, counts, promoted, created_at, choices`."""
+        summary: dict[str, Any] = self._call("POST", "/snapshots", choices)
         return summary
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:

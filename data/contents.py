@@ -21,11 +21,13 @@ FORMAT = 2
 KINDS = ("prompts", "demonstrations", "rankings")
 LABELS = ("demonstrations", "rankings")
 SPLITS = ("train", "heldout")
+NAMED_BY = ("choices", "weights", "aggregated", "heldout_labelers")  # fields of `about`, where there are any
 
 
-def name_of(files: dict[str, str]) -> str:
-    """The snapshot's name from the hashes of its files' rows."""
+def name_of(files: dict[str, str], about: dict[str, Any]) -> str:
+    """The snapshot's name from the hashes of its files' rows, and what a trainer goes by of what is said about them."""
     text = "".join(f"{name} {files[name]}\n" for name in sorted(files))
+    text += "".join(f"{name} {json.dumps(about[name], sort_keys=True)}\n" for name in NAMED_BY if name in about)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -86,11 +88,11 @@ class Contents:
         """The hash of each file's rows."""
         return {name: print.hexdigest() for name, print in self.prints.items()}
 
-    def manifest(self) -> dict[str, Any]:
-        """What a manifest says of the rows."""
+    def manifest(self, about: dict[str, Any]) -> dict[str, Any]:
+        """What a manifest says of the rows, and of `about` by the name."""
         files = self.hashes()
         return {
-            "hash": name_of(files),
+            "hash": name_of(files, about),
             "format": FORMAT,
             "counts": self.counts,
             "guidelines": sorted(self.guidelines),

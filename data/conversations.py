@@ -211,7 +211,7 @@ class Conversations:
         self._refuse_out_of_turn(conversation)
         messages = (*self.messages(conversation), Message("user", text))
         new = NewPrompt(messages, split=self._side(conversation), source=f"converse:{id}")
-        prompt = catalog.checked_prompts([new])[0]
+        prompt = self._store.place_prompt(catalog.checked_prompts([new])[0])
         response_ids = tuple(new_id("r") for _ in range(replies))
         task = Task(new_id("t"), "ranking", prompt.id, response_ids, 1, None)
         order = labeling.display_order(task, conversation.labeler)
@@ -265,9 +265,10 @@ class Conversations:
         return self.of(labeler, id)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Export rows of every conversation in which something was said, oldest first."""
+        """Export rows of every conversation in which something was said, oldest first; none with a withdrawn prompt."""
+        hidden = self._live.withdrawn_prompts
         for conversation in list(self._live.conversations.values()):
-            if conversation.turns:
+            if conversation.turns and hidden.isdisjoint(turn.prompt_id for turn in conversation.turns):
                 yield {
                     "conversation_id": conversation.id,
                     "labeler": conversation.labeler,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
 from data.agreement import summary
 from data.exports import Moment
 from data.live import Live
+from data.quality import DEFINITION, reliability
 from data.records import TaskKind
 
 KINDS: tuple[TaskKind, ...] = ("ranking", "demonstration")
@@ -33,10 +35,11 @@ class Counts:
 
     def __init__(self) -> None:
         self._agreement: tuple[Live, int, dict[str, Any]] | None = None
+        self._reliability: tuple[Live, int, dict[str, Any]] | None = None
 
     def of(self, moment: Moment, live: Live, now: datetime) -> dict[str, Any]:
         """All of them, ready for JSON; labelers by pseudonym."""
-        splits = dict(moment.select("SELECT split, count(*) FROM prompts GROUP BY split"))
+        splits = dict(moment.select("SELECT split, count(*) FROM standing_prompts GROUP BY split"))
         labelers = {
             name: {"rankings": rankings, "demonstrations": demonstrations}
             for name, rankings, demonstrations in moment.select(_LABELERS)
@@ -61,6 +64,16 @@ class Counts:
         if self._agreement is None or self._agreement[0] is not live or self._agreement[1] != changes:
             self._agreement = (live, changes, summary(moment.ranks_by_task()))
         return self._agreement[2]
+
+    def reliability(self, moment: Moment, live: Live) -> dict[str, Any]:
+        """How reliable each labeler of rankings is, with the definition, ready for JSON; labelers by pseudonym."""
+        changes = live.changes
+        if self._reliability is None or self._reliability[0] is not live or self._reliability[1] != changes:
+            labelers = [name for name, rankings, _ in moment.select(_LABELERS) if rankings]
+            found = reliability(moment.rankings_by_task(), labelers)
+            by_labeler = {name: asdict(each) for name, each in found.items()}
+            self._reliability = (live, changes, {"definition": DEFINITION, "labelers": by_labeler})
+        return self._reliability[2]
 
 
 def states(live: Live, kind: TaskKind) -> dict[str, int]:

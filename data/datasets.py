@@ -45,7 +45,7 @@ class Ranked:
     ratings: tuple[float | None, ...]  # the mean of what the labeler rated of each, 1 to 7; None is not rated
     labeler: str
     label_id: str
-    weight: float = 1.0  # how much it counts, where the snapshot says so
+    weight: float = 1.0  # how much it counts, where the row or the snapshot's manifest says so
 
 
 def demonstrations(snapshot: Snapshot, split: Split) -> list[Demonstrated]:
@@ -58,6 +58,7 @@ def demonstrations(snapshot: Snapshot, split: Split) -> list[Demonstrated]:
 
 def rankings(snapshot: Snapshot, split: Split) -> list[Ranked]:
     """The rankings of one split, by prompt and label id, those without a decided pair included."""
+    weights = snapshot.about.get("weights", {})
     return [
         Ranked(
             prompt_id=row["prompt_id"],
@@ -68,7 +69,7 @@ def rankings(snapshot: Snapshot, split: Split) -> list[Ranked]:
             ratings=_ratings(row),
             labeler=row["labeler"],
             label_id=row["label_id"],
-            weight=_weight(row),
+            weight=_weight(row, weights),
         )
         for row in snapshot.rows("rankings", split)
     ]
@@ -121,6 +122,6 @@ def _ratings(row: Mapping[str, Any]) -> tuple[float | None, ...]:
     return tuple(sum(values) / len(values) if values else None for values in found)
 
 
-def _weight(row: Mapping[str, Any]) -> float:
+def _weight(row: Mapping[str, Any], weights: Mapping[str, float]) -> float:
     weight = row.get("weight")
-    return 1.0 if weight is None else float(weight)
+    return float(weights.get(row["labeler"], 1.0) if weight is None else weight)

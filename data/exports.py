@@ -56,8 +56,8 @@ _STREAMS = {
             seconds, guideline
         FROM standing_demonstrations label JOIN shares USING (prompt_id) {{chosen}}""",
     "prompts": f"""
-        SELECT share, prompt_id, {_MESSAGES}, tags, split, source, {_TIME.format("prompts")}
-        FROM prompts JOIN shares ON id = prompt_id""",
+        SELECT share, prompt_id, {_MESSAGES}, tags, split, source, {_TIME.format("standing_prompts")}
+        FROM standing_prompts JOIN shares ON id = prompt_id""",
     "responses": """
         SELECT share, task_number, position, id, text, source FROM responses JOIN shares USING (prompt_id)
         SEMI JOIN (SELECT task_number FROM standing_rankings {chosen}) USING (task_number)""",
@@ -74,7 +74,7 @@ _SIZES = {
         GROUP BY prompt_id ORDER BY prompt_id""",
     "prompts": """
         SELECT prompt_id, (200 + strlen(messages))::DOUBLE AS bytes
-        FROM (SELECT id AS prompt_id, messages FROM prompts) {wanted} ORDER BY prompt_id""",
+        FROM (SELECT id AS prompt_id, messages FROM standing_prompts) {wanted} ORDER BY prompt_id""",
 }
 _BY_TASK = """FROM (SELECT task_number, labeler, arg_max(ranks, created_at) AS ranks FROM standing_rankings
     WHERE source <> 'review' GROUP BY task_number, labeler) GROUP BY task_number HAVING count(*) > 1"""

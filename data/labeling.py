@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -26,6 +27,7 @@ from data.rows import (
     SkipRow,
     UndoneRow,
     WithdrawalRow,
+    WithdrawnPromptRow,
     as_json,
     digest_of,
     new_id,
@@ -306,6 +308,20 @@ def withdraw(live: Live, now: datetime, *, label_id: str | None, labeler: str | 
     subject = label_id or str(labeler)
     audit: list[Row] = [AuditRow("labels withdrawn", subject, f"{len(new)} labels", now)] if new else []
     return [*(WithdrawalRow(id, now) for id in new), *audit], ids
+
+
+def withdraw_prompts(
+    live: Live, now: datetime, *, prompt_ids: Sequence[str], label_ids: Sequence[str]
+) -> tuple[list[Row], None]:
+    """Rows that hide these prompts and these labels of theirs, as far as they are not hidden yet."""
+    prompts = [id for id in prompt_ids if id not in live.withdrawn_prompts]
+    labels = [id for id in label_ids if id not in live.withdrawn]
+    rows: list[Row] = [WithdrawnPromptRow(id, now) for id in prompts]
+    rows += [WithdrawalRow(id, now) for id in labels]
+    if rows:
+        said = f"{len(prompts)} prompts, {len(labels)} labels"
+        rows.append(AuditRow("prompt withdrawn", prompt_ids[0], said, now))
+    return rows, None
 
 
 def _pseudonym(live: Live, labeler: str) -> str:

@@ -73,6 +73,7 @@ from data.rows import (
     UndoneRow,
     UserRow,
     WithdrawalRow,
+    WithdrawnPromptRow,
 )
 
 Word = TypeVar("Word", bound=str)
@@ -138,6 +139,7 @@ class Live:
         self.rewrites: dict[str, Label] = {}  # by the ranking's label id, while the rewrite stands
         self.skips: dict[tuple[str, str], str] = {}  # leases by task and labeler
         self.withdrawn: set[str] = set()  # label ids
+        self.withdrawn_prompts: set[str] = set()
         self.changes = 0  # of rankings: what is computed from them is stale when this has moved
         self.checkpoints: dict[str, Checkpoint] = {}
         self.promoted: str | None = None
@@ -171,6 +173,7 @@ class Live:
             BatchRow: ("id", self._batch),
             ConversationRow: ("id labeler key created_at", self._conversation),
             TurnRow: ("conversation_id key prompt_id task_id", self._turn),
+            WithdrawnPromptRow: ("prompt_id", self._withdrawn_prompt),
             TaskRow: (
                 "number id kind prompt_id response_ids overlap priority batch_id purpose repeat_of reserved_for",
                 self._task,
@@ -314,6 +317,8 @@ class Live:
             self.batches[batch_id].append(id)
         if kind == "demonstration":
             self.demonstrated[prompt_id] = id
+        if prompt_id in self.withdrawn_prompts:
+            self._retired_task(id)
 
     def _retired(self, batch_id: str) -> None:
         self.retired_batches.add(batch_id)
@@ -426,6 +431,13 @@ class Live:
             del self.reviews[label.task_id]
         if label.lease is not None and label.task_id is not None and label_id not in self.undone:
             self._queue(label.task_id).withdraw(label.task_id, label.labeler)
+
+    def _withdrawn_prompt(self, prompt_id: str) -> None:
+        self.changes += 1
+        self.withdrawn_prompts.add(prompt_id)
+        for id, live in self.tasks.items():
+            if live.task.prompt_id == prompt_id:
+                self._retired_task(id)
 
     def _checkpoint(
         self,

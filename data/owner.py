@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from data.agreement import summary
 from data.archive import Archive
+from data.choices import Choices
 from data.client import Client
-from data.errors import FeedbackError, WorkspaceInUse
+from data.errors import FeedbackError, InvalidInput, WorkspaceInUse
 from data.store import Store
 from data.workspace import Workspace
 
@@ -90,31 +90,75 @@ def _text_of(path: Path) -> str | None:
         return None
 
 
-def freeze(
-    store: Store | Archive,
-    workspace: Workspace,
-    *,
-    labels: Collection[str] | None = None,
-    prompts: Collection[str] | None = None,
-    about: dict[str, Any] | None = None,
-) -> Snapshot:
-    """Freeze what the store holds at this moment into the workspace's snapshots.
+def freeze(store: Store | Archive, workspace: Workspace, choices: Choices | None = None) -> Snapshot:
+    """Freeze what the store holds at this moment, or what the choices leave of it, into the workspace's snapshots.
 
-    With `labels` only the labels with these ids, and every prompt; with `prompts` only those and their labels. `about`
-    is what else the manifest is to say, such as how they were selected.
+    Raises InvalidInput when that is nothing.
     """
     from data import snapshots  # pyarrow: a fifth of a second that the other commands do not need
+    from data.selection import select
 
     with store.moment() as moment:
         promoted = moment.promoted()
-        agreement = summary(moment.ranks_by_task())
-        rows = partial(moment.batches, labels=labels, prompts=prompts, scratch=workspace.snapshots)
+        selection = select(moment, choices or Choices())
+        rows = partial(moment.batches, labels=selection.labels, prompts=selection.prompts, scratch=workspace.snapshots)
         return snapshots.freeze(
             workspace.snapshots,
-            rankings=rows("rankings"),
+            rankings=selection.reshaped(rows("rankings")),
             demonstrations=rows("demonstrations"),
             prompts=rows("prompts"),
-            agreement=agreement,
+            agreement=selection.agreement,
             promoted=promoted,
-            about=about,
+            about=selection.about,
         )
+
+
+def withdraw(
+    store: Store,
+    workspace: Workspace,
+    *,
+    label_id: str | None = None,
+    labeler: str | None = None,
+    prompt_id: str | None = None,
+    refreeze: bool = False,
+) -> dict[str, Any]:
+    """Hide a label, a labeler's labels, or a prompt with all of its; name what was made of it, ready for JSON.
+
+    With `refreeze`, each snapshot that holds any of it gets a replacement by the same choices, of what there is now;
+    None for one whose choices leave nothing. Raises NotFound, or InvalidInput unless one of the three is given.
+    """
+    from data import snapshots
+
+    if sum(given is not None for given in (label_id, labeler, prompt_id)) != 1:
+        raise InvalidInput("Give one of label_id, labeler and prompt_id. Nothing was withdrawn.")
+    prompts: list[str] = []
+    if prompt_id is not None:
+        prompts, labels = store.withdraw_prompt(prompt_id)
+    else:
+        labels = store.withdraw(label_id=label_id, labeler=labeler)
+    held = {*snapshots.tainted_snapshots(workspace.snapshots, labels)}
+    held |= {*snapshots.with_prompts(workspace.snapshots, prompts)} if prompts else set()
+    tainted = [snapshot for snapshot in snapshots.listing(workspace.snapshots) if snapshot.hash in held]
+    found: dict[str, Any] = {
+        "label_ids": labels,
+        "prompt_ids": prompts,
+        "snapshots": [snapshot.hash for snapshot in tainted],
+        "checkpoints": snapshots.tainted_checkpoints(workspace.checkpoints, held),
+    }
+    return found | ({"replacements": _frozen_again(store, workspace, tainted)} if refreeze else {})
+
+
+def _frozen_again(store: Store, workspace: Workspace, tainted: list[Snapshot]) -> dict[str, str | None]:
+    """The replacement of each snapshot; those of the same choices have the same one."""
+    made: dict[str, str | None] = {}
+    replacements = {}
+    for snapshot in tainted:
+        choices = snapshot.about.get("choices", {})
+        key = json.dumps(choices, sort_keys=True)
+        if key not in made:
+            try:
+                made[key] = freeze(store, workspace, Choices.of(choices)).hash
+            except InvalidInput:  # nothing is left
+                made[key] = None
+        replacements[snapshot.hash] = made[key]
+    return replacements

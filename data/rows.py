@@ -187,6 +187,13 @@ class WithdrawalRow(NamedTuple):
     created_at: datetime
 
 
+class WithdrawnPromptRow(NamedTuple):
+    """The prompt is shown and frozen no more, and neither is any label of it, then or later."""
+
+    prompt_id: str
+    created_at: datetime
+
+
 class UndoneRow(NamedTuple):
     """The labeler took this revision back and has the task again, until `expires_at`. A later revision stands."""
 
@@ -368,6 +375,7 @@ Row = (
     | RankingRow
     | DemonstrationRow
     | WithdrawalRow
+    | WithdrawnPromptRow
     | UndoneRow
     | DraftRow
     | GoldRow
@@ -408,6 +416,7 @@ TABLES: dict[type[Row], str] = {
     RankingRow: "rankings",
     DemonstrationRow: "demonstrations",
     WithdrawalRow: "withdrawals",
+    WithdrawnPromptRow: "withdrawn_prompts",
     UndoneRow: "undone",
     DraftRow: "drafts",
     GoldRow: "gold",

@@ -114,7 +114,29 @@ CREATE TABLE sources (name VARCHAR, licence VARCHAR, created_at TIMESTAMPTZ);
 CREATE TABLE label_details (label_id VARCHAR, details JSON, created_at TIMESTAMPTZ);
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _WORKBENCH, _CONVERSATIONS, _SOURCES)
+_WITHDRAWN_PROMPTS = """
+CREATE TABLE withdrawn_prompts (prompt_id VARCHAR, created_at TIMESTAMPTZ);
+CREATE VIEW standing_prompts AS
+    SELECT prompts.* FROM prompts ANTI JOIN withdrawn_prompts ON withdrawn_prompts.prompt_id = prompts.id;
+CREATE OR REPLACE VIEW current_rankings AS
+    SELECT rankings.* FROM rankings
+    SEMI JOIN (SELECT label_id, max(revision) AS revision FROM rankings GROUP BY label_id) latest
+        USING (label_id, revision)
+    ANTI JOIN undone USING (label_id, revision)
+    ANTI JOIN withdrawals USING (label_id)
+    ANTI JOIN withdrawn_prompts USING (prompt_id);
+CREATE OR REPLACE VIEW standing_rankings AS
+    SELECT * FROM current_rankings WHERE purpose NOT IN ('gold', 'repeat', 'qualification');
+CREATE OR REPLACE VIEW standing_demonstrations AS
+    SELECT demonstrations.* FROM demonstrations
+    SEMI JOIN (SELECT label_id, max(revision) AS revision FROM demonstrations GROUP BY label_id) latest
+        USING (label_id, revision)
+    ANTI JOIN undone USING (label_id, revision)
+    ANTI JOIN withdrawals USING (label_id)
+    ANTI JOIN withdrawn_prompts USING (prompt_id);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _WORKBENCH, _CONVERSATIONS, _SOURCES, _WITHDRAWN_PROMPTS)
 
 
 def migrate(connection: duckdb.DuckDBPyConnection) -> None:

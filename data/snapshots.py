@@ -5,10 +5,11 @@ Writes  snapshots/<hash>/  manifest.json, README.md and one Parquet file for eac
 Needs   pyarrow only: trainers read snapshots where no store can be opened
 
 The hash is of the rows, by prompt and label: of each file's columns (data/fingerprint.py), then of the six files'
-hashes; its first 16 hex digits are the name. So the same labels always give the same name, whatever order they came in
-and however the files are cut, and an edited file no longer fits the folder it lies in. The manifest is checked against
-the rows too, and sealed with a hash of its own. The folder is written under another name and renamed: a snapshot is
-there whole or not at all. `datasets.load_dataset(path)` reads it too; README.md tells it which file is which.
+hashes and, where there is any, what `about` in the manifest says that a trainer goes by; its first 16 hex digits are
+the name. So the same labels always give the same name, whatever order they came in and however the files are cut, and
+an edited file no longer fits the folder it lies in. The manifest is checked against the rows too, and sealed with a
+hash of its own. The folder is written under another name and renamed: a snapshot is there whole or not at all.
+`datasets.load_dataset(path)` reads it too; README.md tells it which file is which.
 Snapshots of format 1, which hashed rows as JSON and listed label ids in the manifest, are still read and verified.
 
     python -m data freeze
@@ -20,7 +21,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -62,18 +63,29 @@ class Snapshot:
         return frozenset(id for batch in self._label_ids() for id in batch.to_pylist())
 
     def holds_any(self, label_ids: Iterable[str]) -> bool:
-        """Whether any of these labels is inside; of a file that cannot be read nobody can say that it is not."""
-        wanted = pa.array(sorted(label_ids), pa.string())
-        try:
-            return any(pc.any(pc.is_in(batch, wanted)).as_py() for batch in self._label_ids())
-        except (pa.ArrowException, OSError):
-            return True
+        """Whether any of these labels is inside, or in a row made of several.
+
+        Of a file that cannot be read nobody can say that it is not.
+        """
+        wanted = {*label_ids}
+        made_of = self.about.get("aggregated", {}).values()
+        return not all(wanted.isdisjoint(ids) for ids in made_of) or _any_in(self._label_ids(), wanted)
+
+    def holds_prompt(self, prompt_ids: Iterable[str]) -> bool:
+        """Whether any of these prompts is inside; of a file that cannot be read nobody can say that it is not."""
+        return _any_in((ids for split in SPLITS for ids in self.column("prompts", split, "prompt_id")), prompt_ids)
 
     @property
     def promoted(self) -> str | None:
         """The checkpoint that was promoted when the labels were frozen."""
         promoted: str | None = self.manifest["promoted"]
         return promoted
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """How the labels were chosen, and what a trainer goes by (data/selection.py); empty when nothing was chosen."""
+        about: dict[str, Any] = self.manifest.get("about") or {}
+        return about
 
     def batches(self, kind: str, split: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows of one file, by prompt and label: `kind` is prompts, demonstrations or rankings."""
@@ -85,10 +97,12 @@ class Snapshot:
         for batch in self.batches(kind, split):
             yield from batch.to_pylist()
 
+    def column(self, kind: str, split: str, name: str) -> Iterator[pa.Array]:
+        """One column of one file, in the order of its rows."""
+        yield from (batch.column(0) for batch in self.batches(kind, split, [name]) if len(batch))
+
     def _label_ids(self) -> Iterator[pa.Array]:
-        for kind in LABELS:
-            for split in SPLITS:
-                yield from (batch.column(0) for batch in self.batches(kind, split, ["label_id"]) if len(batch))
+        return (ids for kind in LABELS for split in SPLITS for ids in self.column(kind, split, "label_id"))
 
     def summary(self) -> dict[str, Any]:
         """What `python -m data freeze --json` and `POST /snapshots` answer."""
@@ -98,6 +112,7 @@ class Snapshot:
             "counts": self.counts,
             "promoted": self.promoted,
             "created_at": self.manifest["created_at"],
+            **{name: self.about[name] for name in ("choices", "left_out") if name in self.about},
         }
 
 
@@ -132,7 +147,8 @@ def freeze(
         if not contents.counts["prompts"]:
             raise InvalidInput("There is nothing to freeze: no prompts yet. Import some, or run `python -m data seed`.")
         known = {"agreement": agreement, "promoted": promoted, "about": about or {}}
-        manifest = sealed(contents.manifest() | known | {"created_at": datetime.now(UTC).isoformat(timespec="seconds")})
+        said = contents.manifest(about or {}) | known
+        manifest = sealed(said | {"created_at": datetime.now(UTC).isoformat(timespec="seconds")})
         _write(building / "README.md", _readme(manifest))
         _write(building / "manifest.json", json.dumps(manifest, indent=1))
         target = folder / manifest["hash"]
@@ -181,9 +197,14 @@ def folders(folder: Path) -> list[Path]:
 
 
 def tainted_snapshots(folder: Path, label_ids: Iterable[str]) -> list[str]:
-    """The snapshots that hold any of these labels, oldest first."""
+    """The snapshots that hold any of these labels, or a row made of several with one of them; oldest first."""
     wanted = list(label_ids)
     return [snapshot.hash for snapshot in listing(folder) if snapshot.holds_any(wanted)]
+
+
+def with_prompts(folder: Path, prompt_ids: Collection[str]) -> list[str]:
+    """The snapshots that hold any of these prompts, labelled or not; oldest first."""
+    return [snapshot.hash for snapshot in listing(folder) if snapshot.holds_prompt(prompt_ids)]
 
 
 def tainted_checkpoints(folder: Path, snapshots: Iterable[str]) -> list[str]:
@@ -195,6 +216,15 @@ def tainted_checkpoints(folder: Path, snapshots: Iterable[str]) -> list[str]:
         if heirs <= tainted:
             return sorted(tainted)
         tainted |= heirs
+
+
+def _any_in(columns: Iterator[pa.Array], wanted: Iterable[str]) -> bool:
+    """Whether a column holds any of these; also when it cannot be read."""
+    values = pa.array(sorted(wanted), pa.string())
+    try:
+        return any(pc.any(pc.is_in(column, values)).as_py() for column in columns)
+    except (pa.ArrowException, OSError):
+        return True
 
 
 def _lineage(path: Path) -> dict[str, Any]:

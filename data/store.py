@@ -12,9 +12,10 @@ Every change goes through one writer thread (data/writer.py), which decides it a
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -61,10 +62,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from data.batches import Batch  # pyarrow: half a second that a sign-in does not need
+    from data.near_duplicates import NearDuplicates
 
 T = TypeVar("T")
 TokenKind = Literal["api", "session", "link"]
 SLICE = 1_000  # rows of an import in one commit: labelers wait behind no more than that
+PLACED_AT_ONCE = 10_000  # prompts read at once for the index of near-duplicates
 
 
 def utc_now() -> datetime:
@@ -97,6 +100,8 @@ class Store:
         self.project = Project(self._write, lambda: self._live)
         self.reviews = Reviews(self._write, lambda: self._live, self.moment)
         self.checks = Checks(self._write, lambda: self._live, self.moment, self.task_texts)
+        self._placing = threading.Lock()  # prompts are placed one slice after another: each sees those before it
+        self._near_duplicates: NearDuplicates | None = None
         self._counts = Counts()
         self._insight = Insight()
         self.conversations = Conversations(self, self._lease)
@@ -161,11 +166,21 @@ class Store:
     def add_prompts(self, prompts: Sequence[NewPrompt]) -> list[str]:
         """The prompts' ids, in their order. One whose messages are known keeps its id, tags and split.
 
+        A new one without a split that nearly repeats another comes to that one's side (data/near_duplicates.py).
         Raises InvalidInput, naming every field at fault, before anything is stored.
         """
         checked = catalog.checked_prompts(prompts)
-        slices = (checked[start : start + SLICE] for start in range(0, len(checked), SLICE))
-        return [id for part in slices for id in self._write(partial(catalog.add_prompts, prompts=part))]
+        ids: list[str] = []
+        for start in range(0, len(checked), SLICE):
+            with self._placing:
+                placed = self._placed(checked[start : start + SLICE])
+                ids += self._write(partial(catalog.add_prompts, prompts=placed))
+        return ids
+
+    def place_prompt(self, prompt: catalog.CheckedPrompt) -> catalog.CheckedPrompt:
+        """The prompt on the side where it will be stored."""
+        with self._placing:
+            return self._placed([prompt])[0]
 
     def has_prompts(self) -> bool:
         """Whether there is any prompt; answers from memory."""
@@ -176,8 +191,11 @@ class Store:
         return set(list(self._live.prompts))
 
     def prompts(self) -> list[Prompt]:
-        """Every prompt, oldest first."""
-        return [exports.prompt_of(row) for row in self._read(f"SELECT {exports.PROMPT} FROM prompts ORDER BY number")]
+        """Every prompt that stands, oldest first."""
+        return [
+            exports.prompt_of(row)
+            for row in self._read(f"SELECT {exports.PROMPT} FROM standing_prompts ORDER BY number")
+        ]
 
     def prompt(self, id: str) -> Prompt:
         """The prompt with that id. Raises NotFound."""
@@ -337,6 +355,22 @@ class Store:
         """
         return self._write(partial(labeling.withdraw, label_id=label_id, labeler=labeler))
 
+    def withdraw_prompt(self, prompt_id: str) -> tuple[list[str], list[str]]:
+        """Hide a prompt with its labels and tasks, and the later turns of a conversation, which repeat its words.
+
+        Labels that come for it later are hidden too. The ids of the prompts, and of the labels that it hid, those
+        hidden before included. Raises NotFound.
+        """
+        live = self._live
+        live.prompt_number(prompt_id)
+        turns = [[turn.prompt_id for turn in talk.turns] for talk in list(live.conversations.values())]
+        later = [id for ids in turns if prompt_id in ids for id in ids[ids.index(prompt_id) :]]
+        prompts = list(dict.fromkeys([prompt_id, *later]))
+        sql = "SELECT DISTINCT label_id FROM {} WHERE prompt_id IN (SELECT unnest(?::VARCHAR[])) ORDER BY label_id"
+        labels = [id for table in ("rankings", "demonstrations") for (id,) in self._read(sql.format(table), [prompts])]
+        self._write(partial(labeling.withdraw_prompts, prompt_ids=prompts, label_ids=labels))
+        return prompts, labels
+
     # ----------------------------------------------------------------- reading
 
     def rankings(self) -> list[Ranking]:
@@ -359,6 +393,11 @@ class Store:
         """Counts by kind and state, labelers, agreement and pace, ready for JSON."""
         with self.moment() as moment:
             return self._counts.of(moment, self._live, self._now())
+
+    def reliability(self) -> dict[str, Any]:
+        """How reliable each labeler is, ready for JSON: data/quality.py says how it is found."""
+        with self.moment() as moment:
+            return self._counts.reliability(moment, self._live)
 
     def insight(self) -> dict[str, Any]:
         """How labelers do, and what holds for all of them together; data/insight.py says what it counts."""
@@ -476,6 +515,24 @@ class Store:
         return [dict(zip(columns, (*row[:3], row[3].isoformat()), strict=True)) for row in rows]
 
     # ------------------------------------------------------------------ inside
+
+    def _placed(self, prompts: Sequence[catalog.CheckedPrompt]) -> list[catalog.CheckedPrompt]:
+        """The prompts, each on its side. The index is made when the first new prompt comes, not at the start."""
+        from data.near_duplicates import NearDuplicates  # numpy, which a start does not need
+
+        new = {prompt.id: prompt for prompt in reversed(prompts) if prompt.id not in self._live.prompts}
+        if not new:
+            return list(prompts)
+        if self._near_duplicates is None:
+            index = NearDuplicates()
+            sql = "SELECT messages, split FROM prompts WHERE number >= ? AND number < ? ORDER BY number"
+            for first in range(0, len(self._live.prompts), PLACED_AT_ONCE):
+                index.add(self._read(sql, [first, first + PLACED_AT_ONCE]))
+            self._near_duplicates = index
+        ordered = [new[id] for id in dict.fromkeys(prompt.id for prompt in prompts) if id in new]
+        sides = self._near_duplicates.place([(prompt.messages, prompt.split, prompt.settled) for prompt in ordered])
+        side_of = {prompt.id: side for prompt, side in zip(ordered, sides, strict=True)}
+        return [replace(prompt, split=side_of.get(prompt.id, prompt.split)) for prompt in prompts]
 
     @property
     def _live(self) -> Live:

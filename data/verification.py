@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -35,7 +35,7 @@ def verify(snapshot: Snapshot) -> None:
                 if not old and contents.lines[name] != said.get("rows"):
                     what += f": {contents.lines[name]} rows where {said.get('rows')} were frozen"
                 raise damage(snapshot.path, snapshot.path / name, what)
-    if wrong := _old_lies(snapshot, found) if old else _lies(snapshot.manifest, contents):
+    if wrong := _old_lies(snapshot, found) if old else _lies(snapshot, contents):
         raise damage(snapshot.path, snapshot.path / "manifest.json", wrong)
     if snapshot.path.resolve().name != snapshot.hash:
         raise DamagedSnapshot(
@@ -52,9 +52,10 @@ def damage(path: Path, file: Path, what: str) -> DamagedSnapshot:
     )
 
 
-def _lies(manifest: dict[str, Any], contents: Contents) -> str:
+def _lies(snapshot: Snapshot, contents: Contents) -> str:
     """What the manifest says of the rows that is not so; empty when all of it is."""
-    wrong = [name for name, value in contents.manifest().items() if manifest.get(name) != value]
+    manifest = snapshot.manifest
+    wrong = [name for name, value in contents.manifest(snapshot.about).items() if manifest.get(name) != value]
     if wrong:
         return f"{', '.join(wrong)} does not fit the rows"
     return "" if sealed(manifest) == manifest else "it was edited"
@@ -62,7 +63,7 @@ def _lies(manifest: dict[str, Any], contents: Contents) -> str:
 
 def _old_lies(snapshot: Snapshot, found: dict[str, str]) -> str:
     """The same for format 1, whose manifest lists the label ids."""
-    if name_of(found) != snapshot.hash:
+    if name_of(found, snapshot.about) != snapshot.hash:
         return "hash does not fit the rows"
     return "" if snapshot.label_ids == set(snapshot.manifest["label_ids"]) else "label_ids does not fit the rows"
 

@@ -13,7 +13,7 @@ PATHS = re.compile(r"`((?:annotate|data|training|tests|docs)/[\w./-]*)`|\]\((?!h
 MODULES = re.compile(r"python -m ((?:annotate|data|training)(?: [a-z]+)?)")
 COMMANDS = {
     "annotate": {"users", "simulate"},
-    "data": {"import", "export", "freeze", "snapshots", "verify", "stats", "withdraw", "seed", "add"},
+    "data": {"import", "export", "freeze", "diff", "snapshots", "verify", "stats", "withdraw", "seed", "add"},
     "training": {"pretrain", "sft", "reward", "ppo", "evaluate", "sample", "cycle", "serve"},
 }
 

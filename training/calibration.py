@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
+from data.agreement import ceiling_of
+
 BINS = 15  # of equal mass, in the expected calibration error
 ENOUGH_PAIRS = 10 * BINS  # with fewer, an error of calibration is mostly noise
 
@@ -81,15 +83,6 @@ def against_agreement(judged: Sequence[Judged], agreement: Mapping[str, Any]) ->
     if error is not None and ceiling is not None:
         error = max(error, math.sqrt(ceiling * (1 - ceiling) / len({one.prompt_id for one in judged})))
     return {"agreement": agreed, "ceiling": ceiling, "warning": leak_warning(right, error, ceiling)}
-
-
-def ceiling_of(agreement: float | None) -> float | None:
-    """How often a perfect judge would agree with one label, when two labels agree with each other this often.
-
-    If each label is right with probability q, two agree with probability q^2 + (1 - q)^2. Where q differs from pair
-    to pair this is more than a perfect judge reaches, never less (by Jensen's inequality).
-    """
-    return None if agreement is None else (1 + math.sqrt(max(0.0, 2 * agreement - 1))) / 2
 
 
 def leak_warning(right: float | None, error: float | None, ceiling: float | None) -> str | None:

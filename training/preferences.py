@@ -5,7 +5,6 @@ Reads   rankings of a snapshot (data.datasets), a JSON file with the weights of 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from data.choices import place_of
 from data.datasets import Ranked
 from data.errors import InvalidInput, NotFound
 from training import tokenizer
@@ -82,12 +82,7 @@ def labelers_left_out(labelers: set[str], named: Iterable[str], share: float) ->
             f"heldout_labelers names {', '.join(sorted(unknown))}, who ranked no training prompt of this snapshot; "
             f"those who did: {', '.join(sorted(labelers))}. Nothing was trained."
         )
-    return set(named) | {name for name in labelers if _place(name) < share}
-
-
-def _place(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6]) / 2**48
+    return set(named) | {name for name in labelers if place_of(name) < share}
 
 
 def encode(

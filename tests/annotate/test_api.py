@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data import snapshots
 from data.records import Checkpoint, DemonstrationAnswer, RankingAnswer
 
 ISO = datetime(2026, 11, 21, tzinfo=UTC).isoformat()
@@ -205,10 +206,17 @@ def test_a_run_is_kept_as_it_stands(world):
 def test_a_withdrawn_label_leaves_the_export(world):
     label_id = rank_one(world)
 
-    assert world.call("POST", "/withdrawals", "researcher", json={"label_id": label_id}).json() == {
-        "label_ids": [label_id]
-    }
+    frozen = world.call("POST", "/snapshots", "researcher", json={"source": ["labeler"]}).json()
+    assert frozen["choices"] == {"source": ["labeler"]} and frozen["counts"]["rankings"] == 1
 
+    sent = {"label_id": label_id, "refreeze": True}
+    answer = world.call("POST", "/withdrawals", "researcher", json=sent).json()
+    replaced = answer.pop("replacements")
+    named = {"label_ids": [label_id], "prompt_ids": [], "snapshots": [frozen["snapshot"]], "checkpoints": []}
+    assert answer == named
+    new = snapshots.load(world.workspace.snapshots / replaced[frozen["snapshot"]])
+    assert new.label_ids == frozenset() and new.about["choices"] == {"source": ["labeler"]}
+    assert world.call("POST", "/snapshots", "researcher", json={"since": "soon"}).status_code == 422
     assert world.call("GET", "/export/rankings", "researcher").text == ""
     assert world.call("POST", "/withdrawals", "researcher", json={}).status_code == 422
     assert world.call("POST", "/withdrawals", "researcher", json={"label_id": "l-none"}).status_code == 404

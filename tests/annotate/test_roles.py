@@ -52,6 +52,7 @@ LOWEST = {  # the least role that each route answers; None is anyone, "owner" th
     ("POST", "/rankings"): "researcher",
     ("POST", "/withdrawals"): "researcher",
     ("GET", "/stats"): "researcher",
+    ("GET", "/reliability"): "researcher",
     ("GET", "/labelers"): "researcher",
     ("GET", "/labelers/me"): "labeler",
     ("GET", "/progress"): "researcher",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.agreement import Tally, alpha, pairwise, summary, wilson
+from data.agreement import Tally, alpha, identical, pairwise, summary, wilson
 
 
 def test_two_labelers_who_swap_two_of_three_responses_agree_on_two_pairs_of_three():
@@ -23,6 +23,13 @@ def test_two_ties_agree_wholly_and_decide_nothing():
     aware, decided = pairwise([[[2, 2], [1, 1]]])
 
     assert (aware.value, decided.n) == (1.0, 0)
+
+
+def test_identical_answers_are_those_that_say_the_same_ties_included():
+    # of the first task two pairs of three are alike; of the second a tie is beside a choice; of the third both are ties
+    share = identical([[[1, 2, 3], [1, 3, 2]], [[1, 1], [1, 2]], [[1, 1], [2, 2]]])
+
+    assert (share.value, share.n) == (3 / 5, 5)
 
 
 def test_pairs_with_an_unrankable_response_are_left_out():

@@ -88,7 +88,7 @@ def test_a_client_does_what_the_store_does(workspace):
         assert frozen["promoted"] == "sft-0001"
         (row,) = map(json.loads, b"".join(client.export("rankings", "jsonl")).splitlines())
         assert (row["label_id"], row["ranks"], row["comment"]) == (label_id, [1, 2], "So.")
-        assert client.withdraw(label_id=label_id) == [label_id]
+        assert client.withdraw(label_id=label_id)["label_ids"] == [label_id]
         assert b"".join(client.export("rankings", "jsonl")) == b""
 
         with pytest.raises(InvalidInput, match="robot"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from data import batches
+from data import batches, snapshots
 from data.__main__ import main
 from data.batches import Batch, BatchRow
 from data.records import NewResponse
@@ -169,6 +169,35 @@ def test_a_withdrawal_names_the_snapshots_and_checkpoints_made_of_it(run, worksp
     code, _, err = run("withdraw", "nobody")
     assert code == 1
     assert "There is no label and no labeler 'nobody'" in err
+
+
+def test_choices_of_a_freeze_a_difference_and_the_withdrawal_of_a_prompt(run, comparisons):
+    run("import", "comparisons", comparisons)
+    everything = last_json(run("freeze", "--json")[1])
+    pseudonym, other = last_json(run("stats", "--json")[1])["labelers"]
+
+    code, out, _ = run("freeze", "--labeler", f"!{pseudonym}", "--until", "2100-01-01", "--json")
+    chosen = last_json(out)
+    assert code == 0 and "Left out labels: 8 by labeler" in out
+    assert chosen["choices"] == {"labeler": [f"!{pseudonym}"], "until": "2100-01-01T00:00:00+00:00"}
+    assert chosen["counts"]["rankings"] == 8
+    assert (
+        f"Only in {everything['snapshot']}: 1 labeler: {pseudonym}"
+        in run("diff", everything["snapshot"], chosen["snapshot"])[1]
+    )
+    assert len(last_json(run("diff", everything["snapshot"], chosen["snapshot"], "--json")[1])["labels"][0]) == 8
+
+    prompt_id = next(iter(snapshots.load(Path(chosen["path"])).rows("prompts", "train")))["prompt_id"]
+    code, out, _ = run("withdraw", "--prompt", prompt_id, "--refreeze", "--json")
+    found = last_json(out)
+    assert code == 0 and "1 prompt and 2 labels are withdrawn" in out
+    assert found["replacements"].keys() == {everything["snapshot"], chosen["snapshot"]}
+    assert f"Frozen again: {chosen['snapshot']} -> {found['replacements'][chosen['snapshot']]}" in out
+    assert "Ceiling" in run("stats")[1]
+
+    code, _, err = run("freeze", "--labeler", "nobody")
+    assert code == 1 and "leave no label: labeler left out 14" in err
+    assert run("withdraw", "--prompt", prompt_id, "--label", "l-1")[0] == 1
 
 
 def test_seeding_twice_adds_nothing(run):

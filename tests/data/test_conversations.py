@@ -164,3 +164,16 @@ def test_everything_survives_a_restart(tmp_path, clock):
 def test_a_success_that_is_none_is_refused(store, success):
     with pytest.raises(InvalidInput, match="1 to 5"):
         store.conversations.mark_attack("ana", begun(store), success)
+
+
+def test_the_withdrawal_of_a_prompt_takes_the_later_turns_that_repeat_its_words(store):
+    id = begun(store)
+    rank(store, say(store, id, "1", FIRST), {"No.": 2, "With a pick.": 1})
+    store.conversations.choose("ana", id)
+    rank(store, say(store, id, "2", SECOND, ("Yes.", "Never.")), {"Yes.": 2, "Never.": 1})
+    first, second = [prompt.id for prompt in store.prompts()]
+
+    prompts, labels = store.withdraw_prompt(first)
+
+    assert (prompts, len(labels)) == ([first, second], 2)
+    assert [*store.prompts(), *store.ranking_rows(), *store.conversations.rows()] == []

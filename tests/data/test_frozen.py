@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data import owner, pairs, snapshots
+from data.choices import Choices
 from data.columns import batch_of, rows_of
 from data.database import cursor_of, open_database
 from data.errors import DamagedSnapshot, InvalidInput
@@ -101,7 +102,7 @@ def workspace(tmp_path_factory):
             answer = RankingAnswer({one: 1, two: 2}, unrankable=(three,), ratings={two: {"helpful": 3}}, comment="so")
             store.submit_ranking(name, task.task.id, task.lease, answer, guideline="g")
         workspace.snapshots.mkdir(exist_ok=True)
-        owner.freeze(store, workspace, about={"why": "a test"})
+        owner.freeze(store, workspace)
     return workspace
 
 
@@ -125,11 +126,17 @@ def test_rows_put_in_in_another_order_are_the_same_snapshot(workspace, tmp_path)
 def test_the_manifest_answers_for_its_counts_and_for_all_it_says(workspace):
     [path] = snapshots.folders(workspace.snapshots)
     whole = json.loads((path / "manifest.json").read_text())
-    assert whole["about"] == {"why": "a test"} and "label_ids" not in whole
-    edits = {"counts": {**whole["counts"], "rankings": 13}, "labelers": [], "about": {}, "agreement": {"pairwise": 1.0}}
-    for name, value in edits.items():
+    assert whole["about"] == {} and "label_ids" not in whole
+    edits = {
+        ("counts", "counts"): {**whole["counts"], "rankings": 13},
+        ("labelers", "labelers"): [],
+        ("about", "hash"): {"weights": {"ana": 0.5}},
+        ("about", "it was edited"): {"left_out": {}},
+        ("agreement", "it was edited"): {"pairwise": 1.0},
+    }
+    for (name, wrong), value in edits.items():
         (path / "manifest.json").write_text(json.dumps({**whole, name: value}))
-        with pytest.raises(DamagedSnapshot, match=r"manifest\.json: (counts|labelers|it was edited)"):
+        with pytest.raises(DamagedSnapshot, match=rf"manifest\.json: {wrong}"):
             snapshots.verify(path)
     (path / "manifest.json").write_text(json.dumps(whole))
     snapshots.verify(path)
@@ -145,13 +152,15 @@ def test_the_manifest_answers_for_its_counts_and_for_all_it_says(workspace):
 
 def test_only_the_labels_asked_for_are_frozen(workspace):
     with Store(workspace.database) as store:
-        chosen = sorted(row["label_id"] for row in store.ranking_rows())[:5]
-        found = owner.freeze(store, workspace, labels=chosen)
-        none = owner.freeze(store, workspace, labels=[])
+        ana = store.user("ana").pseudonym
+        found = owner.freeze(store, workspace, Choices(labeler=(ana,)))
+        rows = [*store.ranking_rows(), *store.demonstration_rows()]
+        with store.moment() as moment:
+            none = list(moment.batches("rankings", labels=[]))
 
-    assert found.label_ids == set(chosen)
-    assert (found.counts["prompts"], none.counts["prompts"], none.label_ids) == (4, 4, frozenset())
-    assert found.holds_any(chosen[:1]) and not none.holds_any(chosen)
+    theirs, others = ({row["label_id"] for row in rows if (row["labeler"] == ana) is own} for own in (True, False))
+    assert (found.label_ids, found.counts["prompts"], len(theirs), none) == (theirs, 4, 5, [])
+    assert found.holds_any(list(theirs)[:1]) and not found.holds_any(others)
 
 
 def test_a_snapshot_of_the_first_format_is_read_and_verified(workspace, tmp_path):

@@ -193,7 +193,7 @@ def told(store, kind):
 def test_what_comes_in_goes_out_and_comes_in_the_same(tmp_path, kind):
     with Store(None) as first, Store(None) as second:
 
-        @settings(max_examples=8, deadline=None, database=None)
+        @settings(max_examples=8, deadline=None, database=None, derandomize=True)
         @given(rows=st.lists(ROWS[kind](), min_size=1, max_size=4), ending=st.sampled_from(["jsonl", "csv", "parquet"]))
         def check(rows, ending):
             report = import_file(first, kind, lines_of(tmp_path / "in.jsonl", *rows), source="s")

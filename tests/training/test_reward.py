@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from data import snapshots
 from data.datasets import rankings
 from data.errors import InvalidInput, NotFound, TooFewLabels
 from data.runs import RunFolder
@@ -201,6 +202,32 @@ def test_theta_comes_from_the_share_of_ties(tmp_path):
     assert tie_parameter([replace(train[0], weight=2.0), replace(train[1], weight=0.0)], config) == pytest.approx(2.0)
     assert tie_parameter(train, replace(config, theta=1.2)) == 1.2
     assert tie_parameter(train, replace(config, ties="half")) == 1.0
+
+
+def test_a_labeler_of_next_to_no_weight_in_the_snapshot_does_not_pull_the_reward_model(rows, workspace, scalar, words):
+    said = ["Cats eat fish.", "The dog ran."]
+    given = [
+        rows.ranking(1, "What?", said, [1, 2]) | {"labeler": "careful"},
+        rows.ranking(2, "What?", said, [2, 1]) | {"labeler": "by lot"},
+    ]
+    snapshot = snapshots.freeze(
+        workspace.snapshots,
+        prompts=[rows.prompt("What?", "train")],
+        demonstrations=[],
+        rankings=given,
+        about={"choices": {"weights": "reliability"}, "weights": {"careful": 1.0, "by lot": 0.01}},
+    )
+    config = config_for(snapshot, ties="ignore", max_grad_norm=1e6)
+
+    careful, by_lot = sorted(reward.training_rankings(snapshot, words, config), key=lambda one: -one.weight)
+
+    assert (careful.weight, by_lot.weight) == pytest.approx((1 / 0.505, 0.01 / 0.505))  # 1 on average
+    _, together = gradient_of(scalar, [careful, by_lot], config)
+    _, alone = gradient_of(scalar, [replace(careful, weight=1.0)], config)
+    _, against = gradient_of(scalar, [replace(by_lot, weight=1.0)], config)
+    torch.testing.assert_close(together, (careful.weight * alone + by_lot.weight * against) / 2)
+    assert torch.nn.functional.cosine_similarity(together, alone, dim=0) > 0.999
+    assert torch.nn.functional.cosine_similarity(against, alone, dim=0) < -0.999
 
 
 def test_weights_of_labelers_come_from_a_file(rows, workspace, tmp_path):
