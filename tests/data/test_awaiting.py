@@ -10,6 +10,8 @@ from data.errors import Conflict, StoreFailed
 from data.records import DemonstrationAnswer
 from data.texts import AHEAD
 
+pytestmark = pytest.mark.slow  # many small ones: together they take longer than `make check` has
+
 
 def test_many_labelers_on_one_event_loop_get_exactly_the_overlap_and_each_task_with_its_own_texts(
     store, add_ranking_tasks, in_order

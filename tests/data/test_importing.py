@@ -15,6 +15,8 @@ from data.interchange import stream, write
 from data.progress import Bar
 from data.store import Store
 
+pytestmark = pytest.mark.slow  # many small ones: together they take longer than `make check` has
+
 ASKED = [{"role": "user", "content": "Name a colour."}]
 
 

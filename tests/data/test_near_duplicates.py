@@ -2,9 +2,13 @@
 
 import json
 
+import pytest
+
 from data.near_duplicates import NearDuplicates, similarity
 from data.records import Message, NewPrompt, split_of
 from data.store import Store
+
+pytestmark = pytest.mark.slow  # many small ones: together they take longer than `make check` has
 
 LONG = "Explain to a ten year old child why the sky is blue during the day and red in the evening over the sea"
 

@@ -9,6 +9,8 @@ from data.agreement import ceiling_of
 from data.languages import language_of
 from data.quality import majority, mean_rank, reliability
 
+pytestmark = pytest.mark.slow  # many small ones: together they take longer than `make check` has
+
 
 def test_the_ceiling_is_how_often_one_label_is_right_when_two_agree_so_often():
     assert ceiling_of(0.726) == pytest.approx(0.836, abs=0.0005)  # InstructGPT: .836^2 + .164^2 = .726

@@ -13,6 +13,8 @@ from data.records import Message, NewPrompt, NewRanking, NewResponse
 from data.store import Store
 from data.workspace import Workspace
 
+pytestmark = pytest.mark.slow  # many small ones: together they take longer than `make check` has
+
 MARCH = datetime(2026, 3, 1, 9, tzinfo=UTC)
 APRIL = datetime(2026, 4, 1, 9, tzinfo=UTC)
 

@@ -14,6 +14,8 @@ from data.records import DemonstrationAnswer, Message, NewPrompt, NewRanking, Ne
 from data.store import Store
 from data.workspace import Workspace
 
+pytestmark = pytest.mark.slow  # many small ones: together they take longer than `make check` has
+
 NAMES = ("ana", "ben", "cem")
 
 

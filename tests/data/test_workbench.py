@@ -13,6 +13,8 @@ from data.errors import Conflict, InvalidInput, NotFound
 from data.records import DemonstrationAnswer, Message, NewPrompt, NewResponse, RankingAnswer
 from data.store import Store
 
+pytestmark = pytest.mark.slow  # many small ones: together they take longer than `make check` has
+
 TEXTS = tuple(NewResponse(f"Response {n}.", "sft-0001") for n in range(3))
 NO_CHECKS = {"gold_share": 0.0, "repeat_share": 0.0}
 
