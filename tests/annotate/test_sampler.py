@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -54,10 +53,15 @@ def promote(store: Store, id: str) -> None:
     store.add_checkpoint(Checkpoint(id, "ppo", (), None, {}, "promoted", "better", datetime.now(UTC)))
 
 
-def replies(sampler: Sampler, count: int = 2) -> tuple[list, list[int]]:
-    """The replies, and who of them spoke when."""
-    heard: list[int] = []
-    return asyncio.run(sampler.replies(HELLO, count, lambda number, piece: heard.append(number))), heard
+@pytest.fixture
+def replies(run_alone):
+    """replies(sampler, count): the replies, and who of them spoke when."""
+
+    def ask(sampler: Sampler, count: int = 2) -> tuple[list, list[int]]:
+        heard: list[int] = []
+        return run_alone(sampler.replies(HELLO, count, lambda number, piece: heard.append(number))), heard
+
+    return ask
 
 
 def eventually(what) -> bool:
@@ -67,7 +71,7 @@ def eventually(what) -> bool:
     return what()
 
 
-def test_the_child_is_started_when_needed_renewed_after_a_promotion_and_stopped_when_idle(workspace):
+def test_the_child_is_started_when_needed_renewed_after_a_promotion_and_stopped_when_idle(workspace, replies):
     with sampling(workspace, idle_seconds=1.5) as (store, sampler):
         assert "no model" in sampler.why_not()
         promote(store, "ppo-0001")
@@ -92,7 +96,7 @@ def test_the_child_is_started_when_needed_renewed_after_a_promotion_and_stopped_
         assert not sampler.is_ready()
 
 
-def test_a_child_that_cannot_start_is_told_and_its_words_are_kept(workspace):
+def test_a_child_that_cannot_start_is_told_and_its_words_are_kept(workspace, replies):
     with sampling(workspace) as (store, sampler):
         promote(store, "ppo-0003")
 

@@ -41,6 +41,7 @@ class AppServer:
 
     process: Any  # tests/conftest.py: it can be stopped, and started again
     sampler: Any  # the server that answers who converses (tests/conftest.py)
+    made: list[str] = field(default_factory=list)  # ranking tasks of the present test
 
     @property
     def url(self) -> str:
@@ -74,7 +75,14 @@ class AppServer:
         asked = messages or [{"role": "user", "content": f"Question {next(_numbers)}: what is a pawl?"}]
         (prompt,) = self.call("POST", "/prompts", [{"messages": asked, "split": "train"}])["ids"]
         given = [{"text": text, "source": "elsewhere"} for text in responses]
-        return self.call("POST", "/tasks", {"prompt_id": prompt, "responses": given, "overlap": overlap})["task_id"]
+        body = {"prompt_id": prompt, "responses": given, "overlap": overlap}
+        self.made.append(self.call("POST", "/tasks", body)["task_id"])
+        return self.made[-1]
+
+    def retire_what_was_made(self) -> None:
+        """Nobody is given a ranking task of this test any more."""
+        while self.made:
+            self.call("POST", f"/tasks/{self.made.pop()}/retire")
 
     def rankings(self) -> dict[str, dict[str, Any]]:
         """The exported ranking rows, by task."""
@@ -217,6 +225,7 @@ def page_as(app_server: AppServer, browser: Browser, idle_contexts: Any) -> Iter
     yield sign_in
     for end in ends:
         end()
+    app_server.retire_what_was_made()
     for person in people:
         assert person.foreign_requests() == []
         assert person.errors == []

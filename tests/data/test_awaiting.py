@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow  # many small ones: together they take longer than
 
 
 def test_many_labelers_on_one_event_loop_get_exactly_the_overlap_and_each_task_with_its_own_texts(
-    store, add_ranking_tasks, in_order
+    store, add_ranking_tasks, in_order, run_alone
 ):
     add_ranking_tasks(store, 12, overlap=2)
     names = [f"labeler-{n}" for n in range(8)]
@@ -34,14 +34,14 @@ def test_many_labelers_on_one_event_loop_get_exactly_the_overlap_and_each_task_w
     async def everyone() -> list[list[str]]:
         return await asyncio.gather(*map(work, names))
 
-    done = [id for ids in asyncio.run(everyone()) for id in ids]
+    done = [id for ids in run_alone(everyone()) for id in ids]
 
     assert len(done) == 24  # 12 tasks, two labels each
     assert {done.count(id) for id in done} == {2}
     assert len(store.rankings()) == 24
 
 
-def test_whoever_gives_up_waiting_changes_nothing_for_the_others(store, add_ranking_tasks, in_order):
+def test_whoever_gives_up_waiting_changes_nothing_for_the_others(store, add_ranking_tasks, in_order, run_alone):
     add_ranking_tasks(store, 2)
     [prompt, _] = store.prompts()
     [asked] = store.add_demonstration_tasks([prompt.id])
@@ -61,7 +61,7 @@ def test_whoever_gives_up_waiting_changes_nothing_for_the_others(store, add_rank
         assert other.task.id == asked
         await store.awaiting.submit("ana", asked, other.lease, DemonstrationAnswer("A lever."), guideline="g1")
 
-    asyncio.run(give_up())
+    run_alone(give_up())
 
     assert len(store.rankings()) == 1  # it was sent, so it is stored
     assert [demonstration.answer.response for demonstration in store.demonstrations()] == ["A lever."]
@@ -79,8 +79,8 @@ def test_the_tasks_that_follow_are_read_with_the_first(store, add_ranking_tasks)
     assert [response.text for response in responses] == ["Response 0.", "Response 1.", "Response 2."]
 
 
-def test_after_the_store_is_closed_nothing_is_taken_in(store):
+def test_after_the_store_is_closed_nothing_is_taken_in(store, run_alone):
     store.close()
 
     with pytest.raises(StoreFailed, match="closed"):
-        asyncio.run(store.awaiting.next_task("ana", "ranking"))
+        run_alone(store.awaiting.next_task("ana", "ranking"))
