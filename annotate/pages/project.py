@@ -14,6 +14,7 @@ from data.errors import FeedbackError
 from data.records import FLAGS, Settings
 
 Blocks = list[dict[str, Any]]
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 SHARES = {  # settings that are shares, with what a person calls them
     "double_share": "Given to two labelers, so that agreement can be measured",
     "uniform_share": "Of a batch in random order; the rest starts where the reward model is least sure",
@@ -41,15 +42,8 @@ def layout(context: Context) -> None:
         with gr.Row(elem_classes="pawl-toolbar"):
             save = gr.Button("Save these settings", variant="primary", scale=0, min_width=250)
         said = panel()
-        known = panel()
-        made = panel()
-        with gr.Accordion("Make one from a ranked task", open=False, elem_classes="pawl-fold") as offered:
-            candidates = panel()
-        resting = panel()
-        picked = gr.State("")
-        with gr.Row(elem_classes="pawl-toolbar", visible=False) as decide:
-            offer = gr.Button("Offer it again", scale=0, min_width=160)
-            retire = gr.Button("Retire it", scale=0, min_width=120)
+        known = _known_answers(context)
+        resting = _resting_tasks(context, said)
 
     def on_load(request: gr.Request) -> list[Any]:
         if (refusal := closed_to(context, request, "researcher")) is not None:
@@ -72,6 +66,40 @@ def layout(context: Context) -> None:
         user = allow(context, request, "researcher")
         return save_now(context, {name: given[field] for name, field in fields.items()}, user.name)
 
+    gr.on(None, on_load, None, [notice, body, text, versions, known, resting, *fields.values()], **QUIET)
+    text.change(on_preview, text, preview, trigger_mode="always_last", **QUIET)
+    publish.click(on_publish, text, [said, versions], **QUIET)
+    save.click(on_save, set(fields.values()), said, **QUIET)
+
+
+def _known_answers(context: Context) -> gr.HTML:
+    """The tasks with a known answer, to be filled when the page is opened, and those that one can be made of."""
+    known, made = panel(), panel()
+    with gr.Accordion("Make one from a ranked task", open=False, elem_classes="pawl-fold") as offered:
+        candidates = panel()
+
+    def on_unfold(request: gr.Request) -> Blocks:
+        allow(context, request, "researcher")
+        return candidates_of(context)
+
+    def on_check(event: gr.EventData, request: gr.Request) -> tuple[Blocks, Blocks, Blocks]:
+        user = allow(context, request, "researcher")
+        return done(context, str(event.id), str(event.act), user.name), known_of(context), candidates_of(context)
+
+    offered.expand(on_unfold, None, candidates, **QUIET)
+    known.act(on_check, None, [made, known, candidates], **QUIET)
+    candidates.act(on_check, None, [made, known, candidates], **QUIET)
+    return known
+
+
+def _resting_tasks(context: Context, said: gr.HTML) -> gr.HTML:
+    """The tasks that rest, to be filled when the page is opened, and what becomes of the one that is picked."""
+    resting = panel()
+    picked = gr.State("")
+    with gr.Row(elem_classes="pawl-toolbar", visible=False) as decide:
+        offer = gr.Button("Offer it again", scale=0, min_width=160)
+        retire = gr.Button("Retire it", scale=0, min_width=120)
+
     def on_pick(event: gr.EventData, request: gr.Request) -> tuple[str, gr.Row]:
         allow(context, request, "researcher")
         return str(event.id), gr.Row(visible=True)
@@ -84,25 +112,10 @@ def layout(context: Context) -> None:
         allow(context, request, "researcher")
         return _decided(context, lambda: context.store.project.retire(task_id), "It is retired; its labels are kept.")
 
-    def on_unfold(request: gr.Request) -> Blocks:
-        allow(context, request, "researcher")
-        return candidates_of(context)
-
-    def on_check(event: gr.EventData, request: gr.Request) -> tuple[Blocks, Blocks, Blocks]:
-        user = allow(context, request, "researcher")
-        return done(context, str(event.id), str(event.act), user.name), known_of(context), candidates_of(context)
-
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    gr.on(None, on_load, None, [notice, body, text, versions, known, resting, *fields.values()], **quiet)
-    text.change(on_preview, text, preview, trigger_mode="always_last", **quiet)
-    publish.click(on_publish, text, [said, versions], **quiet)
-    save.click(on_save, set(fields.values()), said, **quiet)
-    offered.expand(on_unfold, None, candidates, **quiet)
-    known.act(on_check, None, [made, known, candidates], **quiet)
-    candidates.act(on_check, None, [made, known, candidates], **quiet)
-    resting.pick(on_pick, None, [picked, decide], **quiet)
-    offer.click(on_offer, picked, [said, resting, decide], **quiet)
-    retire.click(on_retire, picked, [said, resting, decide], **quiet)
+    resting.pick(on_pick, None, [picked, decide], **QUIET)
+    offer.click(on_offer, picked, [said, resting, decide], **QUIET)
+    retire.click(on_retire, picked, [said, resting, decide], **QUIET)
+    return resting
 
 
 def _fields() -> dict[str, Any]:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 COLOURS = (FOLDER / "colours.css").read_text()
 STYLE = "".join((FOLDER / name).read_text() for name in ("panels.css", "plots.css", "formatted.css", "importer.css"))
-TREES = (FOLDER / "tree.js").read_text()  # draws formatted texts, here and on the ranking board
+# what draws elements and formatted texts: every script begins with it, those of the ranking board too
+DRAWING = "".join((FOLDER / name).read_text() for name in ("make.js", "tree.js"))
 STAGE_WORDS = {
     "freeze": "gathering the labels",
     "pretrain": "reading text and code",
@@ -59,7 +60,7 @@ def panel(value: list[dict[str, Any]] | None = None) -> gr.HTML:
 
     Clicking a row fires `pick`, and a button in a row `act`.
     """
-    return _component("tree.js", "plots.js", "answers.js", "panel.js", value=value)
+    return _component("plots.js", "answers.js", "panel.js", value=value)
 
 
 def prose(markdown: str) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def importer() -> gr.HTML:
 
 def _component(*scripts: str, **options: Any) -> gr.HTML:
     # not a subclass: Gradio would write a stub file beside the source of each
-    text = "".join((FOLDER / script).read_text() for script in scripts)
+    text = DRAWING + "".join((FOLDER / script).read_text() for script in scripts)
     return gr.HTML(html_template="<div></div>", js_on_load=text, apply_default_css=False, **options)
 
 

@@ -2,14 +2,6 @@
 // Reads /api/v1/me and, on researchers' pages, /api/v1/health. Asks the server function `progress` how the model in the making stands, shows it
 // in a strip below, and tells the rest of the page by a `pawl-progress` event.
 
-const make = (tag, attributes = {}, ...children) => {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "text") node.textContent = value; else if (value !== null) node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-};
 const get = (path) => fetch(path, { credentials: "same-origin", cache: "no-store" }).then((answer) => {
   if (answer.status === 401) location.assign("/sign-in");
   return answer.ok ? answer.json() : null;

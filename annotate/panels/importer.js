@@ -1,14 +1,6 @@
 // Brings a file in: choose it, look at its first rows as they would be stored, import it. What the file holds is only ever text.
 // Sends the file as the body of POST /api/v1/import/{kind}, with dry_run first; at the end presses the page's own Refresh.
 
-const make = (tag, attributes = {}, ...children) => {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "text") node.textContent = value ?? ""; else if (value !== null && value !== undefined) node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-};
 const KINDS = ["comparisons", "rankings", "demonstrations", "prompts"];
 const SHOWN = 8;  // reasons on the screen; the answer of the API has them all
 

@@ -7,15 +7,6 @@
 // Clicking a row of a table that has ids triggers "pick" with {id}. A table with keys has buttons in its rows, actions:
 // [[{text, act, sure}]], each of which triggers "act" with {id: the row's key, act}; answers have such buttons, too.
 
-const make = (tag, attributes = {}, ...children) => {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "text") node.textContent = value ?? ""; else if (value !== null && value !== undefined) node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-};
-
 const DRAW = {
   heading: (block) => make("h2", { class: "pawl-heading", text: block.text }),
   text: (block) => make("p", { class: "pawl-note", "data-tone": block.tone ?? "", text: block.text, role: block.tone ? "status" : null }),

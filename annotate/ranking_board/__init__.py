@@ -4,7 +4,7 @@ Gradio components without a build step: each is a gr.HTML with a constant templa
 with textContent and speaks to /api/v1 itself. A label travels by fetch with retries, not by a Gradio event: it is
 several times faster, and it survives a lost connection.
 
-elements.js   what every desk's page is made of   calls.js    requests, sent again until they are answered
+elements.js   a conversation, who is typing       calls.js    requests, sent again until they are answered
 drafts.js     work that is not sent yet, seconds   dialogs.js  why a task is skipped, which keys there are
 desk.js       hand-out, lease, submit, undo, skip: the same for the first two
 reading.js    texts formatted, from the trees of /api/v1/render, which panels/tree.js draws
@@ -26,7 +26,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from annotate.panels import TREES
+from annotate.panels import DRAWING
 
 FOLDER = Path(__file__).parent
 STYLE = "".join((FOLDER / name).read_text() for name in ("board.css", "desk.css"))
@@ -62,5 +62,5 @@ def review_desk() -> gr.HTML:
 
 def _desk(*files: str, start: str = "") -> gr.HTML:
     # not a subclass: Gradio would write a stub file beside the source of each
-    script = TREES + "".join((FOLDER / name).read_text() for name in (*SHARED, *files)) + start
+    script = DRAWING + "".join((FOLDER / name).read_text() for name in (*SHARED, *files)) + start
     return gr.HTML(html_template="<div></div>", js_on_load=script, apply_default_css=False)

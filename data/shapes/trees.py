@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from data.languages import TAG
 from data.records import Message, NewResponse
 from data.shapes import fields
 from data.shapes.fields import Answer, Misfit, Row, Said, Shape, text
@@ -89,7 +90,8 @@ def _stands(reply: Row) -> bool:
 
 
 def _prompt(row: Row, said: tuple[Message, ...], source: str) -> Any:
-    return fields.new_prompt({"tags": [row["prompt"]["lang"]] if row["prompt"].get("lang") else []}, said, source)
+    language = row["prompt"].get("lang")
+    return fields.new_prompt({"tags": [TAG + language] if isinstance(language, str) and language else []}, said, source)
 
 
 def _prompts(row: Row, source: str) -> Iterator[Said | str]:

@@ -166,7 +166,7 @@ def test_a_tree_holds_rankings_demonstrations_and_prompts_nested_or_in_rows():
         assert written[1].labeled_at == datetime(2023, 2, 5, 14, 23, 50, tzinfo=UTC)
         asked = [said.prompt for said in shapes.read("prompts", tree, "file").said]
         assert [prompt.messages[-1].content for prompt in asked] == ["Name a colour.", "Another?"]
-        assert (len(asked[1].messages), asked[0].tags) == (3, ("en",))
+        assert (len(asked[1].messages), asked[0].tags) == (3, ("lang:en",))
 
 
 def test_each_reply_of_a_conversation_is_a_demonstration():
