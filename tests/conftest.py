@@ -225,7 +225,8 @@ def _first_model(workspace: Path) -> Path:
         if not (workspace / "made").exists():
             shutil.rmtree(workspace, ignore_errors=True)  # another process may have ended before it was made
             # Fewer steps than the preset's 850: enough to learn a taste from. And time for them on a busy machine.
-            given = ["--override", "pretrain.steps=350", "pretrain.minutes=10", "--workspace", workspace]
+            short = ["pretrain.steps=200", "pretrain.minutes=10", "sft.epochs=2", "sample.prompts=160"]
+            given = ["--override", *short, "--workspace", workspace]
             _pawl("data", "seed", "--workspace", workspace)
             _pawl("training", "cycle", "--preset", "tiny", "--stages", "pretrain,sft", *given)
             (workspace / "made").touch()

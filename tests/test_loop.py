@@ -18,8 +18,9 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # the first test makes the models
 OPPOSITES = [("prefers-short", "prefers-long"), ("prefers-vocabulary", "avoids-vocabulary")]
-STEPS = {"prefers-short": 4, "prefers-vocabulary": 7}  # of PPO; the preset has 20, and fewer tell a taste
-SMALL = {"evaluate.samples": 4, "sample.prompts": 60}
+STEPS = {"prefers-short": 3, "prefers-vocabulary": 6}  # of PPO; the preset has 20 of twice the size
+SMALL = {"reward.epochs": 1, "ppo.batch_size": 32, "ppo.minibatch_size": 32}
+SMALL |= {"evaluate.samples": 2, "sample.prompts": 20}
 SAMPLES = 4  # responses per held-out prompt and policy
 
 

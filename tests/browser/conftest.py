@@ -21,6 +21,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from annotate.auth import COOKIE
+from data.runs import RunFolder
 
 FLAGS = [
     "--no-sandbox",
@@ -242,6 +243,48 @@ def screenshot() -> Callable[[Page, str], None]:
             page.screenshot(path=Path(asked) / f"{name}.png")
 
     return keep
+
+
+@pytest.fixture
+def finished_cycle(app_server):
+    """A cycle's folders as training leaves them behind: sft and reward done, ppo failed."""
+    runs = app_server.workspace / "runs"
+    cycle = RunFolder.create(runs, "cycle", {"preset": "tiny", "stages": "sft,reward,ppo"})
+    stages = [{"stage": "freeze", "state": "done", "progress": 1.0}]
+    for stage, steps, lines in (
+        ("sft", 40, lambda n: {"loss": 4.0 / (1 + n / 10) + 0.1 * (n % 3)}),
+        ("reward", 30, lambda n: {"loss": 0.7 - 0.01 * n + 0.02 * (n % 4), "accuracy": 0.5 + n / 100}),
+        (
+            "ppo",
+            25,
+            lambda n: {
+                "reward": -1 + n / 8 + 0.2 * (n % 3),
+                "kl": n / 5 + 0.3 * (n % 2),
+                "length": 40 - n / 2,
+                "ended": 0.8 + n / 200,
+                "entropy": 3 - n / 20,
+                "clip_fraction": 0.1 + 0.02 * (n % 3),
+                "explained_variance": n / 30,
+            },
+        ),
+    ):
+        run = RunFolder.create(runs, stage, {})
+        for step in range(1, steps + 1):
+            run.append_metrics({"step": step, **lines(step)})
+        state = "failed" if stage == "ppo" else "done"
+        stages.append({"stage": stage, "run": run.id, "state": state, "progress": 1.0, "checkpoint": run.id})
+    sample = {
+        "step": 25,
+        "prompt": "Say <b>hello</b>",
+        "response": "<img src=x onerror=alert(1)> hello",
+        "score": 1.5,
+        "kl": 2.0,
+    }
+    (run.path / "samples.jsonl").write_text(json.dumps(sample) + "\n")
+    (cycle.path / "log.txt").write_text("$ python -m training cycle\nppo: MemoryError\n")
+    error = "The stage ppo was killed by signal 9. The end of its log:\nMemoryError: <script>alert(2)</script>"
+    cycle.update(id=cycle.id, state="failed", stage="ppo", progress=0.6, stages=stages, error=error)
+    return cycle
 
 
 @pytest.fixture

@@ -12,8 +12,6 @@ from data.runs import RunFolder
 
 pytestmark = pytest.mark.slow
 
-RESEARCH = ("people", "datasets", "training", "checkpoints")
-
 
 def test_a_demonstration_is_written_and_its_draft_survives_a_reload(app_server, page_as, screenshot):
     person = page_as("labeler")
@@ -129,48 +127,6 @@ def test_training_says_what_is_missing_and_refuses_nonsense(app_server, page_as,
     assert app_server.call("GET", "/cycles") == before
 
 
-@pytest.fixture
-def finished_cycle(app_server):
-    """A cycle's folders as training leaves them behind: sft and reward done, ppo failed."""
-    runs = app_server.workspace / "runs"
-    cycle = RunFolder.create(runs, "cycle", {"preset": "tiny", "stages": "sft,reward,ppo"})
-    stages = [{"stage": "freeze", "state": "done", "progress": 1.0}]
-    for stage, steps, lines in (
-        ("sft", 40, lambda n: {"loss": 4.0 / (1 + n / 10) + 0.1 * (n % 3)}),
-        ("reward", 30, lambda n: {"loss": 0.7 - 0.01 * n + 0.02 * (n % 4), "accuracy": 0.5 + n / 100}),
-        (
-            "ppo",
-            25,
-            lambda n: {
-                "reward": -1 + n / 8 + 0.2 * (n % 3),
-                "kl": n / 5 + 0.3 * (n % 2),
-                "length": 40 - n / 2,
-                "ended": 0.8 + n / 200,
-                "entropy": 3 - n / 20,
-                "clip_fraction": 0.1 + 0.02 * (n % 3),
-                "explained_variance": n / 30,
-            },
-        ),
-    ):
-        run = RunFolder.create(runs, stage, {})
-        for step in range(1, steps + 1):
-            run.append_metrics({"step": step, **lines(step)})
-        state = "failed" if stage == "ppo" else "done"
-        stages.append({"stage": stage, "run": run.id, "state": state, "progress": 1.0, "checkpoint": run.id})
-    sample = {
-        "step": 25,
-        "prompt": "Say <b>hello</b>",
-        "response": "<img src=x onerror=alert(1)> hello",
-        "score": 1.5,
-        "kl": 2.0,
-    }
-    (run.path / "samples.jsonl").write_text(json.dumps(sample) + "\n")
-    (cycle.path / "log.txt").write_text("$ python -m training cycle\nppo: MemoryError\n")
-    error = "The stage ppo was killed by signal 9. The end of its log:\nMemoryError: <script>alert(2)</script>"
-    cycle.update(id=cycle.id, state="failed", stage="ppo", progress=0.6, stages=stages, error=error)
-    return cycle
-
-
 def test_training_shows_curves_samples_and_why_a_cycle_failed(app_server, page_as, screenshot, finished_cycle):
     made = {"stage": "reward", "parents": [], "snapshot": None, "state": "candidate", "reason": ""}
     for n, accuracy in ((1, 0.6), (2, 0.75)):
@@ -236,27 +192,23 @@ def test_checkpoints_show_their_lineage_and_verdict(app_server, page_as, screens
     screenshot(page, "checkpoints")
 
 
-@pytest.mark.parametrize("path", RESEARCH)
-def test_a_labeler_sees_no_researchers_page(page_as, screenshot, path):
-    person = page_as("labeler")
-    page = person.visit(f"/{path}")
+def test_a_labeler_sees_no_researchers_page(page_as, screenshot):
+    page = page_as("labeler").visit("/training")
 
     expect(page.get_by_text("This page is for researchers")).to_be_visible()
     expect(page.get_by_role("link", name="Rank")).to_be_visible()
     assert page.get_by_role("link", name="Datasets").count() == 0
     assert page.locator(".pawl-tiles, .pawl-table, .pawl-exports, .pawl-stages").count() == 0
-    if path == "training":
-        screenshot(page, "refused")
+    screenshot(page, "refused")
 
 
-@pytest.mark.parametrize("role", ["labeler", "researcher"])
-@pytest.mark.parametrize("path", ["/", "/demonstrate"])
-def test_nobody_reads_a_models_name_where_labels_are_given(page_as, role, path):
-    person = page_as(role)
-    page = person.visit(path)
-    expect(page.locator(".pawl-person")).to_have_text(person.name)
+def test_nobody_reads_a_models_name_where_labels_are_given(page_as):
+    person = page_as("researcher")  # who reads it on the other pages
+    for path in ("/", "/demonstrate"):
+        page = person.visit(path)
+        expect(page.locator(".pawl-person")).to_have_text(person.name)
 
-    assert page.locator(".pawl-model").count() == 0
+        assert page.locator(".pawl-model").count() == 0
 
 
 def test_signing_out_ends_the_session(page_as):
@@ -267,21 +219,6 @@ def test_signing_out_ends_the_session(page_as):
 
     person.visit("/")
     expect(page).to_have_url(f"{person.url}/sign-in")
-
-
-@pytest.mark.parametrize(("path", "dark"), [*((path, True) for path in RESEARCH), ("demonstrate", False)])
-def test_every_page_fits_its_screen(page_as, screenshot, finished_cycle, path, dark):
-    person = page_as("researcher", width=1280, height=1200, dark=dark)
-    page = person.visit(f"/{path}")
-    expect(page.locator(".pawl-person")).to_be_visible()
-    expect(page.locator(".pawl-heading").first).to_be_visible()
-    page.wait_for_timeout(1000)  # plots are drawn
-    for width in (1280, 390):
-        page.set_viewport_size({"width": width, "height": 1200})
-        page.wait_for_timeout(300)
-        screenshot(page, f"{path}-{width}-{'dark' if dark else 'light'}")
-
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def exported(app_server, kind):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +22,17 @@ from training import checkpoints
 from training import tokenizer as tokenizers
 from training.model import Shape, new_policy
 
+ROOT = Path(__file__).parents[2]
+PRELOADED = ["training.__main__", "training.cycle", "training.ppo", "training.pretrain", "training.reward"]
+PRELOADED += ["training.sft", "training.trainer", "trl.trainer.sft_trainer"]
+BEGIN = """
+import os, sys
+os.environ.update(environment)
+file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+os.dup2(file, 1), os.dup2(file, 2)
+sys.argv[1:] = arguments
+exec(code)
+"""
 NOW = "2026-01-02T03:04:05+00:00"
 MICRO = Shape(hidden=16, layers=2, heads=4, kv_heads=2, intermediate=32, positions=128)
 WORDS = (
@@ -108,6 +122,36 @@ def policy(words):
     """A policy of about 10,000 parameters, the same in every test."""
     torch.manual_seed(0)
     return new_policy(MICRO, words).eval()
+
+
+class Preloaded:
+    """Starts processes as copies of one that has loaded what the stages import, which takes a new one ten seconds."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(PRELOADED)
+
+    def start(
+        self, code: str, arguments: Sequence[str], log: Path, environment: dict[str, str] | None = None
+    ) -> BaseProcess:
+        """Begin to execute the code, which finds `arguments` there. What it prints is added to `log`."""
+        names = {"code": code, "arguments": [*arguments], "log": str(log), "environment": environment or {}}
+        process = self._context.Process(target=exec, args=(BEGIN, names))
+        process.start()
+        return process
+
+    def training(self, *arguments: str, log: Path) -> BaseProcess:
+        """Begin what `python -m training ARGUMENTS` does."""
+        return self.start(
+            "import runpy; runpy.run_module('training', run_name='__main__', alter_sys=True)", arguments, log
+        )
+
+
+@pytest.fixture(scope="session")
+def preloaded():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT))
+        yield Preloaded()
 
 
 class Largest(TorchDispatchMode):

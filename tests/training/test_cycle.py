@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 
+from data import owner
 from data.errors import InvalidInput
 from data.interchange import seed
 from data.owner import open_feedback
-from data.records import RankingAnswer
+from data.records import Checkpoint, Message, NewPrompt, NewRanking, NewResponse
 from data.runs import RunFolder
 from data.store import Store
 from data.workspace import Workspace
@@ -29,129 +29,129 @@ from training.__main__ import config_of
 from training.cycle import Config, Cycle, start_of
 
 ROOT = Path(__file__).parents[2]
-MICRO = ["reward.epochs=1", "ppo.steps=6", "ppo.save-every=1", "ppo.batch-size=16", "ppo.minibatch-size=16"]
-MICRO += ["evaluate.samples=2", "sample.prompts=20"]
-
-
-def cycle_command(workspace: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "training", "cycle", "--workspace", str(workspace), *arguments]
+MICRO = ["reward.epochs=1", "ppo.steps=20", "ppo.save-every=1", "ppo.batch-size=16", "ppo.minibatch-size=16"]
+MICRO += ["ppo.max-new-tokens=8", "evaluate.max-new-tokens=8", "evaluate.samples=2", "sample.prompts=5"]
 
 
 @pytest.fixture
-def start():
+def start(preloaded, tmp_path):
     """Starts a cycle: start(workspace, *arguments). One that still runs when its test ends is told to stop."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[BaseProcess] = []
 
-    def start_one(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        started.append(subprocess.Popen(cycle_command(workspace, *arguments), cwd=ROOT, **pipes))
+    def start_one(workspace: Path, *arguments: str) -> BaseProcess:
+        started.append(preloaded.training("cycle", "--workspace", str(workspace), *arguments, log=tmp_path / "said"))
         return started[-1]
 
     yield start_one
     for process in started:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(60)
+        process.terminate()
+        process.join(60)
 
 
-def rank_by_length(workspace: Path, count: int) -> None:
-    """Rankings of `count` waiting tasks, shorter is better."""
-    with Store(Workspace.at(workspace).database) as store:
-        store.add_user("ana", "labeler")
-        for _ in range(count):
-            given = store.next_task("ana", "ranking")
-            order = sorted(given.responses, key=lambda response: len(response.text))
-            answer = RankingAnswer({response.id: place for place, response in enumerate(order, 1)}, seconds=1.0)
-            store.submit_ranking("ana", given.task.id, given.lease, answer, guideline="0" * 16)
+@pytest.fixture
+def said(tmp_path):
+    """said(): what the cycles printed."""
+    return (tmp_path / "said").read_text
+
+
+def exit_code_of(process: BaseProcess) -> int | None:
+    process.join(300)
+    return process.exitcode
+
+
+@pytest.fixture
+def ranked(workspace, saved_policy, policy, words) -> Workspace:
+    """A microscopic model in force, what it was fine-tuned on, and 40 rankings of what it might have said."""
+    with Store(workspace.database) as store:
+        asked = [NewPrompt((Message("user", f"What do {n} cats eat?"),), split="train") for n in range(30)]
+        asked += [NewPrompt((Message("user", f"What do {n} dogs eat?"),), split="heldout") for n in range(10)]
+        prompts = store.add_prompts(asked)
+        store.add_demonstrations([(prompt, "Fish and water.") for prompt in prompts[:3]], labeler="ana", source="test")
+        snapshot = owner.freeze(store, workspace).hash
+        about = {"config": {}, "metrics": {}, "seed": 0, "tokenizer": words, "snapshot": snapshot}
+        name, parents = "sft-0001", ["pretrain-0001"]
+        checkpoints.save(workspace.checkpoints, name, stage="sft", parents=parents, model=policy, **about)
+        store.add_checkpoint(Checkpoint(name, "sft", tuple(parents), snapshot, {}, "promoted", "", datetime.now(UTC)))
+        said = tuple(NewResponse(text, name) for text in ("Fish.", "Fish and water."))
+        store.add_rankings([NewRanking(prompt, said, (1, 2), "ana") for prompt in prompts])  # shorter is better
+    return workspace
 
 
 @pytest.mark.slow
-def test_a_cycle_without_labels_says_how_many_are_missing_before_it_trains_anything(tmp_path, start):
-    with open_feedback(Workspace.at(tmp_path)) as feedback:
+def test_a_cycle_without_labels_says_how_many_are_missing_before_it_trains_anything(workspace, start, said):
+    with open_feedback(workspace) as feedback:
         seed(feedback)
 
-    process = start(tmp_path)
-    said, _ = process.communicate(timeout=300)
-
-    assert process.returncode == 1
-    assert "8 rankings" in said and "there are 0" in said
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["cycle-0001"]
+    assert exit_code_of(start(workspace.root)) == 1
+    assert "8 rankings" in said() and "there are 0" in said()
+    assert [path.name for path in workspace.runs.iterdir()] == ["cycle-0001"]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_cycle_whose_ppo_was_killed_goes_on_there_and_ends(first_model, tmp_path, start):
-    workspace = shutil.copytree(first_model, tmp_path / "workspace")
-    rank_by_length(workspace, 40)
-    cycle, ppo = (RunFolder(workspace / "runs" / name) for name in ("cycle-0002", "ppo-0001"))
+def test_a_cycle_whose_ppo_was_killed_goes_on_there_and_ends(ranked, start, said):
+    cycle, ppo = (RunFolder(ranked.runs / name) for name in ("cycle-0001", "ppo-0001"))
 
-    process = start(workspace, "--report-to", "tensorboard", "--override", *MICRO)
+    process = start(ranked.root, "--report-to", "tensorboard", "--override", *MICRO)
     while ppo.state().get("step", 0) < 2:
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.05)
+        assert process.is_alive(), said()
+        time.sleep(0.01)
     os.kill(ppo.state()["pid"], signal.SIGKILL)
-    process.communicate(timeout=300)
 
-    assert process.returncode == 1
+    assert exit_code_of(process) == 1
     assert cycle.state()["state"] == "failed"
     assert "ppo-0001" in cycle.state()["error"] and "signal 9" in cycle.state()["error"]
-    before = {path.name for path in (workspace / "runs").iterdir()}
+    before = {path.name for path in ranked.runs.iterdir()}
 
-    process = start(workspace, "--resume", "cycle-0002")
-    said, _ = process.communicate(timeout=600)
+    code = exit_code_of(start(ranked.root, "--resume", "cycle-0001"))
 
-    assert process.returncode in (0, 3), said
+    assert code in (0, 3), said()
     state = cycle.state()
-    assert state["state"] == {0: "promoted", 3: "rejected"}[process.returncode]
+    assert state["state"] == {0: "promoted", 3: "rejected"}[code]
     assert state["progress"] == 1.0
     assert state["checkpoint"] == "ppo-0001"
     assert len(list((ppo.path / "tensorboard").glob("events.*"))) == 2  # of both attempts
-    lines = (ppo.path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    started = [line for line in (ppo.path / "log.txt").read_text().splitlines() if line.startswith("ppo 1/6")]
+    assert [line["step"] for line in ppo.metrics()] == list(range(1, 21))
+    started = [line for line in (ppo.path / "log.txt").read_text().splitlines() if line.startswith("ppo 1/20")]
     assert len(started) == 1, "the steps before the kill were made again"
-    assert {path.name for path in (workspace / "runs").iterdir()} - before == {"evaluate-0001", "sample-0002"}
+    assert {path.name for path in ranked.runs.iterdir()} - before == {"evaluate-0001", "sample-0001"}
     assert next(e for e in state["stages"] if e["stage"] == "sft")["state"] == "reused"
-    with Store(Workspace.at(workspace).database) as store:
+    with Store(ranked.database) as store:
         assert store.checkpoint("ppo-0001").state == state["state"]
-        assert store.run("cycle-0002")["state"] == state["state"]
-    hand_in_again(workspace, cycle, start)
+        assert store.run("cycle-0001")["state"] == state["state"]
+    hand_in_again(ranked, cycle, start)
 
 
-def hand_in_again(workspace: Path, cycle: RunFolder, start: Callable[..., subprocess.Popen[str]]) -> None:
+def hand_in_again(workspace: Workspace, cycle: RunFolder, start: Callable[..., BaseProcess]) -> None:
     """A cycle killed after a stage ended and before it was handed in hands it in when it is resumed, made only once."""
     ended = cycle.state()
-    runs = {path.name for path in (workspace / "runs").iterdir()}
+    runs = {path.name for path in workspace.runs.iterdir()}
     for entry in (stages := ended["stages"]):
         entry["state"] = "running" if entry["stage"] in ("evaluate", "sample") else entry["state"]
     cycle.update(state="failed", stages=stages, outcome=None, verdict=None, checkpoint=None, progress=0.8)
 
-    process = start(workspace, "--resume", "cycle-0002")
-    said, _ = process.communicate(timeout=300)
+    code = exit_code_of(start(workspace.root, "--resume", "cycle-0001"))
 
-    assert process.returncode == {"promoted": 0, "rejected": 3}[ended["state"]], said
+    assert code == {"promoted": 0, "rejected": 3}[ended["state"]]
     state = cycle.state()
     assert (state["state"], state["verdict"]) == (ended["state"], ended["verdict"])
-    assert {path.name for path in (workspace / "runs").iterdir()} == runs
+    assert {path.name for path in workspace.runs.iterdir()} == runs
 
 
 @pytest.mark.slow
-def test_a_cycle_that_is_told_to_stop_says_so_and_can_be_resumed(tmp_path, start):
-    with open_feedback(Workspace.at(tmp_path)) as feedback:
+def test_a_cycle_that_is_told_to_stop_says_so_and_can_be_resumed(workspace, tmp_path, start, said):
+    with open_feedback(workspace) as feedback:
         seed(feedback)
-    run = RunFolder(tmp_path / "runs" / "pretrain-0001")
+    run = RunFolder(workspace.runs / "pretrain-0001")
 
     (tmp_path / "text.txt").write_text("The cat sat on the mat. " * 2000)
-    process = start(tmp_path, "--stages", "pretrain,sft", "--override", f"pretrain.text={tmp_path / 'text.txt'}")
+    process = start(workspace.root, "--stages", "pretrain,sft", "--override", f"pretrain.text={tmp_path / 'text.txt'}")
     while run.state().get("step", 0) < 1:
-        assert process.poll() is None, process.stdout.read()
+        assert process.is_alive(), said()
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=300)
+    process.terminate()
 
-    assert process.returncode == 143
-    state = json.loads((tmp_path / "runs" / "cycle-0001" / "state.json").read_text())
-    assert state["state"] == "cancelled"
+    assert exit_code_of(process) == 143
+    assert RunFolder(workspace.runs / "cycle-0001").state()["state"] == "cancelled"
     assert run.state()["state"] == "cancelled"
     assert not run.is_alive()
 

@@ -8,7 +8,6 @@ so the different order of a sum in single precision would show after a few steps
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import re
 import socket
 from pathlib import Path
@@ -25,17 +24,8 @@ from training import parallel
 from training.checkpoints import read_manifest
 
 ROOT = Path(__file__).parents[2]
-PRELOADED = ["training.__main__", "training.pretrain", "training.sft", "training.trainer", "trl.trainer.sft_trainer"]
-CHILD = """
-import os, signal, sys
-os.environ.update(environment)
-log = open(stderr, "a")
-os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
-rank = int(environment.get("RANK", 0))
-exec(code)
-"""
 STAGE = """
-import torch
+import signal, torch
 from training.__main__ import main
 from training.metrics import Progress
 from training.model import Shape
@@ -87,15 +77,13 @@ parallel.join = join
 
 
 class Launcher:
-    """Starts processes as torchrun would, without loading everything anew in each."""
+    """Starts processes with the variables that torchrun sets."""
 
-    def __init__(self, folder: Path) -> None:
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOADED)
-        self.log = folder / "stderr"
+    def __init__(self, preloaded, folder: Path) -> None:
+        self.preloaded, self.log = preloaded, folder / "stderr"
 
     def run(self, count: int, code: str, arguments: list[str] = ()) -> list[int]:
-        """Run the code in `count` processes to their end; returns their exit codes."""
+        """Run the code in `count` processes, which find their `rank` there, to their end; returns their exit codes."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
@@ -104,9 +92,8 @@ class Launcher:
             names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
             environment = {name: str(value) for name, value in names.items()}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            given = {"environment": environment if count > 1 else {}, "stderr": self.log, "arguments": list(arguments)}
-            children.append(self.context.Process(target=exec, args=(CHILD, given | {"code": code})))
-            children[-1].start()
+            told = environment if count > 1 else {}
+            children.append(self.preloaded.start(f"rank = {rank}\n{code}", arguments, self.log, told))
         for child in children:
             child.join(240)
             child.kill()
@@ -119,10 +106,8 @@ class Launcher:
 
 
 @pytest.fixture(scope="module")
-def launch(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT))
-        yield Launcher(tmp_path_factory.mktemp("launch"))
+def launch(preloaded, tmp_path_factory):
+    return Launcher(preloaded, tmp_path_factory.mktemp("launch"))
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,6 @@
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,8 +20,6 @@ from training.model import scalar_from_policy
 from training.ppo import Carried, Config, advantages_of, describe, next_kl_coef, rewards_of
 from training.rewards import ScoreUnit, Units
 from training.rollouts import Rollouts, assemble, prompts_of_step
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -274,27 +269,18 @@ def test_a_run_writes_a_checkpoint_that_plain_transformers_loads_and_a_line_per_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("value_init", ["reference", "reward"])
-def test_the_reward_rises(snapshot, workspace, saved_policy, judge_checkpoint, value_init):
-    run = new_run(workspace)
-    config = config_for(snapshot, **BIG_STEPS, kl_coef=0.01, value_init=value_init)
+def test_the_reward_rises_and_a_heavy_kl_penalty_keeps_the_policy_near_the_reference(
+    snapshot, workspace, saved_policy, judge_checkpoint
+):
+    light, heavy = new_run(workspace), new_run(workspace)
 
-    ppo.main(config, run, workspace)
+    ppo.main(config_for(snapshot, **BIG_STEPS, kl_coef=0.01), light, workspace)
+    ppo.main(config_for(snapshot, **BIG_STEPS, kl_coef=10.0), heavy, workspace)
 
-    lines = run.metrics()
+    lines = light.metrics()
     first, last = (sum(line["reward"] for line in part) / 3 for part in (lines[:3], lines[-3:]))
     assert last > first + 1.0  # one standard deviation of the reference's scores
-
-
-@pytest.mark.slow
-def test_a_heavy_kl_penalty_keeps_the_policy_near_the_reference(snapshot, workspace, saved_policy, judge_checkpoint):
-    moved = []
-    for kl_coef in (0.01, 10.0):
-        run = new_run(workspace)
-        ppo.main(config_for(snapshot, **BIG_STEPS, kl_coef=kl_coef), run, workspace)
-        moved.append(run.metrics()[-1]["kl"])
-
-    assert moved[1] < moved[0] / 3
+    assert heavy.metrics()[-1]["kl"] < lines[-1]["kl"] / 3
 
 
 @pytest.mark.slow
@@ -373,29 +359,15 @@ def test_the_first_batch_of_a_policy_that_is_not_the_reference_has_a_kl(
     assert second.metrics()[0]["ratio_first"] == pytest.approx(1.0, abs=1e-3)
 
 
-# One thread, so that sums are added in one order; what is compared is then equal to the last bit.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def start(workspace, *arguments):
-    command = [sys.executable, "-m", "training", "ppo", "--workspace", str(workspace.root), *arguments]
-    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process):
-    _, errors = process.communicate(timeout=240)
-    return process.returncode, errors
-
-
 def wait_for_step(run, step, process):
     while not any(line["step"] >= step for line in run.metrics()):
-        assert process.poll() is None, process.communicate()[1]
+        assert process.is_alive(), run.log_tail()
         time.sleep(0.02)
 
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_and_terminated_ends_with_the_weights_of_one_that_was_not(
-    snapshot, workspace, saved_policy, judge_checkpoint
+    snapshot, workspace, saved_policy, judge_checkpoint, preloaded, tmp_path
 ):
     (workspace.root / "text.txt").write_text("The cat sat on the mat. " * 50)
     options = ["--snapshot", str(snapshot.path), "--init", "pretrain-0001", "--reference", "pretrain-0001"]
@@ -408,18 +380,24 @@ def test_a_run_that_was_killed_and_terminated_ends_with_the_weights_of_one_that_
     ppo.main(parse("ppo", Config, options)[1], unbroken, workspace)
     run = RunFolder(workspace.runs / "ppo-0002")
 
-    process = start(workspace, "--run", run.id, *options)
+    def start(*arguments):
+        return preloaded.training("ppo", "--workspace", str(workspace.root), *arguments, log=tmp_path / "said")
+
+    def exit_code_of(process):
+        process.join(240)
+        return process.exitcode
+
+    process = start("--run", run.id, *options)
     wait_for_step(run, 6, process)
     process.kill()
-    assert finish(process)[0] == -signal.SIGKILL
-    process = start(workspace, "--resume", run.id)
+    assert exit_code_of(process) == -signal.SIGKILL
+    process = start("--resume", run.id)
     wait_for_step(run, 14, process)
     process.terminate()
-    assert finish(process)[0] == 143
+    assert exit_code_of(process) == 143
     assert run.state()["state"] == "cancelled" and not (workspace.checkpoints / run.id).exists()
-    code, errors = finish(start(workspace, "--resume", run.id))
+    assert exit_code_of(start("--resume", run.id)) == 0, (tmp_path / "said").read_text()
 
-    assert code == 0, errors
     whole, resumed = (workspace.checkpoints / r.id / "model.safetensors" for r in (unbroken, run))
     assert whole.read_bytes() == resumed.read_bytes()
     pace = re.compile("time|tokens_per_second|.*_seconds|.*mfu|.*mbu")
