@@ -22,16 +22,13 @@ VERIFIED = {None: "not yet: Verify reads every row again", "": "yes, every row w
 def look_of(found: Look, changed: Json | None) -> Blocks:
     """The distributions, what sways choices, and what changed since the snapshot before."""
     lengths = found.lengths
+    written = _lengths("Characters in a demonstration", lengths, ("demonstrations",))
     drawn = [
         _sways(found),
         _changes(found, changed),
         _lengths("Characters in a response, chosen and rejected", lengths, ("chosen", "rejected")),
         _lengths("Characters in a prompt", lengths, ("prompts",)),
-        *(
-            [_lengths("Characters in a demonstration", lengths, ("demonstrations",))]
-            if lengths["demonstrations"].texts
-            else []
-        ),
+        *([written] if lengths["demonstrations"].texts else []),
         _alike(found),
         _ties(found),
         _labelers(found),
@@ -129,7 +126,7 @@ def _alike(found: Look) -> Json:
         "title": "Tasks by how far their labelers agree",
         "series": ["tasks"],
         "columns": [{"label": edge, "values": [count]} for edge, count in zip(edges, found.alike, strict=True)],
-        "empty": "No task was ranked by two people, so nobody knows how far they agree.",
+        "empty": "No task in it has rankings of two people.",
     }
 
 

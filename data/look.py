@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.agreement import DEFINITION, Share, Tally, pairwise, summary
+from data.agreement import DEFINITION, Ranks, Share, Tally, pairwise, summary
 from data.contents import SPLITS
 from data.labelers import as_json
 from data.pairs import matrix
@@ -92,7 +92,7 @@ class Look:
     labelers: tuple[Labeled, ...]  # who gave most comes first
     tasks: int  # that somebody ranked
     double_tasks: int  # that several labelers ranked
-    agreement: dict[str, Any]  # data.agreement.summary of those
+    agreement: dict[str, Any]  # data.agreement.summary of those, or of the labels that rankings of several were made of
     alike: tuple[int, ...]  # of those, tasks below ALIKE[0], from ALIKE[0] to below ALIKE[1], ..., from ALIKE[-1] on
     decided: int  # pairs of responses that a ranking puts in order
     tied: int  # pairs that a ranking ties
@@ -161,30 +161,24 @@ class _Seen:
 
     def __init__(self) -> None:
         self._lengths = {name: _Histogram() for name in ("prompts", "chosen", "rejected", "demonstrations")}
-        self._sources: dict[str, Counter[str]] = {
-            name: Counter() for name in ("prompts", "responses", "demonstrations")
-        }
-        self._labeled: dict[str, Counter[str]] = {name: Counter() for name in ("rankings", "demonstrations")}
-        self._several: Counter[tuple[tuple[int | None, ...], ...]] = (
-            Counter()
-        )  # the rankings of one task, and how often
+        self._sources = {name: Counter[str]() for name in ("prompts", "responses", "demonstrations")}
+        self._labeled = {name: Counter[str]() for name in ("rankings", "demonstrations")}
+        self._several: Counter[tuple[Ranks, ...]] = Counter()  # the rankings of one task, and how often
         self._ties = np.zeros(1, np.int64)
         self._position, self._length = Tally(), Tally()
         self._tasks = self._decided = self._unranked = self._shown = 0
 
     def prompts(self, batch: pa.RecordBatch) -> None:
-        turns = batch.column("messages")
-        characters, starts = matrix(lengths_of(turns, "content"))
+        characters, _ = matrix(lengths_of(batch.column("messages"), "content"))
         self._lengths["prompts"].add(characters.sum(1))
         self._sources["prompts"].update(_counted(batch.column("source")))
 
     def demonstrations(self, batch: pa.RecordBatch) -> None:
         self._lengths["demonstrations"].add(pc.utf8_length(batch.column("response")).to_numpy())
         self._labeled["demonstrations"].update(_counted(batch.column("labeler")))
-        for source, count in _counted(batch.column("source")).items():  # a rewrite names its ranking after a colon
-            self._sources["demonstrations"][source.partition(":")[0] if source.startswith("rewrite:") else source] += (
-                count
-            )
+        for source, count in _counted(batch.column("source")).items():
+            name = "rewrite" if source.startswith("rewrite:") else source  # which goes on with the ranking's id
+            self._sources["demonstrations"][name] += count
 
     def rankings(self, rows: pa.RecordBatch) -> None:
         """All rankings of some prompts."""
@@ -207,6 +201,7 @@ class _Seen:
         self._by_task(rows)
 
     def _by_task(self, rows: pa.RecordBatch) -> None:
+        """The tasks among these rankings: their responses' sources, and the ranks of those that several ranked."""
         _, first, task, labels = np.unique(
             pc.dictionary_encode(rows.column("task_id")).indices.to_numpy(),
             return_index=True,
@@ -216,12 +211,13 @@ class _Seen:
         self._tasks += len(first)
         self._sources["responses"].update(_counted(rows.column("sources").take(pa.array(first)).flatten()))
         shared = np.nonzero(labels[task] > 1)[0]
-        given: defaultdict[int, list[tuple[int | None, ...]]] = defaultdict(list)
+        given: defaultdict[int, list[Ranks]] = defaultdict(list)
         for of, ranks in zip(task[shared], rows.column("ranks").take(pa.array(shared)).to_pylist(), strict=True):
             given[of].append(tuple(ranks))
         self._several.update(map(tuple, given.values()))
 
     def look(self, snapshot: Snapshot) -> Look:
+        """The numbers, of all that was read."""
         labeled = self._labeled
         people = sorted({*labeled["rankings"], *labeled["demonstrations"]})
         people.sort(key=lambda name: -labeled["rankings"][name] - labeled["demonstrations"][name])
@@ -230,6 +226,7 @@ class _Seen:
             if (agreement := pairwise([rankings])[0].value) is not None:
                 alike[sum(agreement >= edge for edge in ALIKE)] += times
         ties = self._ties
+        made_of = snapshot.manifest["agreement"] if snapshot.about.get("aggregated") else None
         return Look(
             snapshot=snapshot.hash,
             counts=snapshot.counts,
@@ -239,7 +236,7 @@ class _Seen:
             ),
             tasks=self._tasks,
             double_tasks=self._several.total(),
-            agreement=summary(self._several),
+            agreement=made_of or summary(self._several),
             alike=tuple(alike),
             decided=self._decided,
             tied=int((ties * np.arange(len(ties))).sum()),

@@ -92,13 +92,13 @@ def layout(context: Context) -> None:
         yield freeze_now(context), counts_of(context), snapshots_of(context), *[gr.skip()] * len(view)
         yield *[gr.skip()] * 3, *view_of(context)
 
-    def on_refresh(request: gr.Request) -> tuple[Blocks, Blocks, Blocks]:
+    def on_refresh(request: gr.Request) -> tuple[Blocks, ...]:
         allow(context, request, "researcher")
-        return [], counts_of(context), snapshots_of(context)
+        return [], counts_of(context), snapshots_of(context), *view_of(context)
 
     gr.on(None, on_load, None, [notice, body, counts, kept, *view], **QUIET)
     freeze.click(on_freeze, None, [said, counts, kept, *view], api_visibility="private", show_progress="minimal")
-    refresh.click(on_refresh, None, [said, counts, kept], **QUIET)
+    refresh.click(on_refresh, None, [said, counts, kept, *view], **QUIET)
 
 
 def _view(context: Context, kept: gr.HTML) -> list[gr.HTML]:

@@ -117,6 +117,14 @@ def test_agreement_is_over_tasks_that_several_ranked_and_drawn_task_by_task(seen
     assert seen.alike == (0, 0, 0, 0, 1, 0)  # 0.83 is from 0.8 to below 1
 
 
+def test_the_agreement_of_rankings_made_of_several_is_that_of_the_labels_they_were_made_of(tmp_path):
+    agreement = {"pairwise": 0.7, "interval": [0.6, 0.8], "pairs": 90}
+
+    assert look(snapshots.freeze(tmp_path, **ROWS, agreement=agreement)).agreement["pairs"] == 3
+    made = snapshots.freeze(tmp_path, **ROWS, agreement=agreement, about={"aggregated": {"l-1": ["l-8", "l-9"]}})
+    assert look(made).agreement == agreement
+
+
 def test_labelers_and_sources_are_counted_and_a_tasks_responses_once(seen):
     assert seen.labelers == (Labeled("ana", 2, 1), Labeled("ben", 1, 1), Labeled("cem", 1, 0))
     assert seen.sources["responses"] == {"ppo-0001": 4, "sft-0001": 2, "file.jsonl": 2}
