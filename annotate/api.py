@@ -14,7 +14,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
-from annotate import PREFIX, VERSION, conversations, exports, imports, insight, rendering, roles, workbench
+from annotate import PREFIX, VERSION, conversations, exports, imports, insight, looking, rendering, roles, workbench
 from annotate.bodies import (
     BatchBody,
     CheckpointBody,
@@ -296,6 +296,7 @@ router.include_router(labeling)
 router.include_router(to_all)
 router.include_router(workbench.router)
 router.include_router(insight.router)
+router.include_router(looking.router)
 router.include_router(imports.router)
 router.include_router(conversations.router)
 router.include_router(signed_in)

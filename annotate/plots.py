@@ -111,8 +111,8 @@ def skips_of(skips: Mapping[str, int]) -> Json:
 def sways_of(progress: Json) -> Json:
     """What sways choices, over everyone."""
     rows = [
-        _row("The response shown first wins", progress["position"], "the order it was shown in sways somebody"),
-        _row("The longer response wins", progress["length"], "more than chance"),
+        row_of("The response shown first wins", progress["position"], "the order it was shown in sways somebody"),
+        row_of("The longer response wins", progress["length"], "more than chance"),
     ]
     return {"kind": "intervals", "title": "What goes with a win", "reference": 0.5, "rows": rows}
 
@@ -122,7 +122,7 @@ def agreement_of(labelers: list[Json], names: Mapping[str, str]) -> Json:
     met = [each for each in labelers if each["agreement"]["value"] is not None]
     met.sort(key=lambda each: -each["agreement"]["pairs"])
     title = "Agreement with the others" + (f", the {ROWS} with the most pairs" if len(met) > ROWS else "")
-    rows = [_row(names.get(each["labeler"], each["labeler"]), each["agreement"]) for each in met[:ROWS]]
+    rows = [row_of(names.get(each["labeler"], each["labeler"]), each["agreement"]) for each in met[:ROWS]]
     empty = (
         "No task was ranked by two people yet. Ask for an overlap of 2 on one task in five to see how far they agree."
     )
@@ -181,12 +181,12 @@ def details_of(found: Json, labeler: str, names: Mapping[str, str]) -> Blocks:
     facts += [_timing(word, each["seconds"][kind]) for kind, word in KIND_WORDS.items() if each["seconds"][kind]]
     name = f"{labeler} ({names[labeler]})" if labeler in names else labeler
     rows = [
-        _row("Agrees with others", each["agreement"]),
-        _row("Agrees with gold", each["gold"]),
-        _row("Agrees with reviewers", each["reviews_agree"]),
-        _row("Agrees with own repeats", each["self_agreement"]),
-        _row("The response shown first wins", each["position"], "the order it was shown in sways this labeler"),
-        _row("The longer response wins", each["length"], "more than chance"),
+        row_of("Agrees with others", each["agreement"]),
+        row_of("Agrees with gold", each["gold"]),
+        row_of("Agrees with reviewers", each["reviews_agree"]),
+        row_of("Agrees with own repeats", each["self_agreement"]),
+        row_of("The response shown first wins", each["position"], "the order it was shown in sways this labeler"),
+        row_of("The longer response wins", each["length"], "more than chance"),
     ]
     return [
         {"kind": "heading", "text": name},
@@ -225,7 +225,7 @@ def interval(bounds: list[float] | None, pairs: int) -> str:
     )
 
 
-def _row(label: str, share: Json, warning: str = "") -> Json:
+def row_of(label: str, share: Json, warning: str = "") -> Json:
     """A row of a plot of intervals."""
     return {
         "label": label,

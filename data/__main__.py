@@ -3,7 +3,7 @@
     python -m data import prompts|demonstrations|comparisons|rankings FILE [--dry-run] [--map FIELD=PATH]
     python -m data export demonstrations|comparisons|unpaired|rankings|prompts --to PATH [--format trl|hf|...]
     python -m data freeze [choices]  | diff SNAPSHOT SNAPSHOT | withdraw LABEL|LABELER      (data/curation.py)
-    python -m data snapshots | verify | stats | seed
+    python -m data snapshots | verify | stats [--snapshot SNAPSHOT] | seed
     python -m data add checkpoint|batch|run ID          (how training hands in what it made)
 
 Exit codes: 0 done, 1 refused or damaged (the message says what and what to do), 2 not a command.
@@ -181,12 +181,24 @@ def verify(options: argparse.Namespace, workspace: Workspace) -> int:
 
 
 def stats(options: argparse.Namespace, workspace: Workspace) -> int:
-    """Counts, labelers, agreement."""
+    """Counts, labelers, agreement; of what there is now, or of a snapshot."""
     from data.owner import open_feedback
+
+    if options.snapshot is not None:
+        return _stats_of_snapshot(options, workspace)
 
     with open_feedback(workspace) as feedback:
         found = feedback.stats() | {"reliability": feedback.reliability()}
     print(json.dumps(found) if options.json else "\n".join(_stats_lines(found)))
+    return 0
+
+
+def _stats_of_snapshot(options: argparse.Namespace, workspace: Workspace) -> int:
+    from data.look import lines, look
+    from data.snapshots import named
+
+    found = look(named(workspace.snapshots, Path(options.snapshot).name))
+    print(json.dumps(found.json()) if options.json else "\n".join(lines(found)))
     return 0
 
 
@@ -352,6 +364,7 @@ def _parser() -> argparse.ArgumentParser:
     verified = command("verify", verify, "hash snapshots again and name a damaged file")
     verified.add_argument("snapshots", nargs="*", metavar="SNAPSHOT", help="all of them, unless named")
     counted = command("stats", stats, "counts by kind and state, labelers, agreement")
+    counted.add_argument("--snapshot", metavar="SNAPSHOT", help="what its labels look like: lengths, ties, what sways")
     counted.add_argument("--json", action="store_true")
     command("seed", seed, "put the bundled prompts and demonstrations in")
     added = command("add", add, "hand in what a training process made")

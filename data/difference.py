@@ -5,7 +5,11 @@ Reads   the manifests of two snapshots, and of their rows the ids and revisions 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from data.contents import LABELS, SPLITS
 from data.snapshots import Snapshot
@@ -16,24 +20,20 @@ SHOWN = 5  # ids of each list in words; all of them are in the JSON
 
 def difference(one: Snapshot, other: Snapshot) -> Json:
     """The difference, ready for JSON. Of each pair of lists the first holds what only the first snapshot has."""
-    labels, prompts = [_revisions(each) for each in (one, other)], [_sides(each) for each in (one, other)]
-    both = labels[0].keys() & labels[1].keys()
+    labels, revised = _compared(*(_read(each, LABELS, ["label_id", "revision"]) for each in (one, other)))
+    prompts, moved = _compared(*(_read(each, ["prompts"], ["prompt_id", "split"]) for each in (one, other)))
     return {
         "snapshots": [one.hash, other.hash],
-        "labels": _only(*labels),
-        "prompts": _only(*prompts),
-        "labelers": _only(*(dict.fromkeys(each.manifest["labelers"]) for each in (one, other))),
-        "revised": {id: [labels[0][id], labels[1][id]] for id in sorted(both) if labels[0][id] != labels[1][id]},
-        "moved": {
-            id: [prompts[0][id], prompts[1][id]]
-            for id in sorted(prompts[0].keys() & prompts[1].keys())
-            if prompts[0][id] != prompts[1][id]
-        },
+        "labels": labels,
+        "prompts": prompts,
+        "labelers": _only(*(each.manifest["labelers"] for each in (one, other))),
+        "revised": revised,
+        "moved": moved,
         "counts": _changed(one.counts, other.counts),
         "choices": _changed(one.about.get("choices", {}), other.about.get("choices", {})),
         "weights": _changed(one.about.get("weights", {}), other.about.get("weights", {})),
-        "heldout_labelers": _only(*(dict.fromkeys(each.about.get("heldout_labelers", ())) for each in (one, other))),
-        "guidelines": _only(*(dict.fromkeys(each.manifest["guidelines"]) for each in (one, other))),
+        "heldout_labelers": _only(*(each.about.get("heldout_labelers", ()) for each in (one, other))),
+        "guidelines": _only(*(each.manifest["guidelines"] for each in (one, other))),
     }
 
 
@@ -56,25 +56,27 @@ def lines(found: Json) -> list[str]:
     return [f"{one} -> {other}", *(said or ["The same labels and settings."])]
 
 
-def _revisions(snapshot: Snapshot) -> dict[str, int]:
-    """The revision of each label."""
-    found: dict[str, int] = {}
-    for kind in LABELS:
-        for split in SPLITS:
-            for batch in snapshot.batches(kind, split, ["label_id", "revision"]):
-                found |= zip(batch.column("label_id").to_pylist(), batch.column("revision").to_pylist(), strict=True)
-    return found
+def _read(snapshot: Snapshot, kinds: Iterable[str], columns: list[str]) -> pa.Table:
+    """Two columns of all files of these kinds: an id and what may differ."""
+    batches = (each for kind in kinds for split in SPLITS for each in snapshot.batches(kind, split, columns))
+    rows = [pa.RecordBatch.from_arrays([batch.column(name) for name in columns], columns) for batch in batches]
+    return pa.Table.from_batches(rows) if rows else pa.table({name: pa.array([], pa.string()) for name in columns})
 
 
-def _sides(snapshot: Snapshot) -> dict[str, str]:
-    """The side of each prompt."""
-    return {
-        id: side for side in SPLITS for ids in snapshot.column("prompts", side, "prompt_id") for id in ids.to_pylist()
-    }
+def _compared(one: pa.Table, other: pa.Table) -> tuple[list[list[str]], Json]:
+    """The ids that only the first has, and only the other; and of those that both have, what differs."""
+    at = pc.index_in(one.column(0), other.column(0))
+    mine = one.column(0).filter(pc.is_null(at))
+    theirs = other.column(0).filter(pc.invert(pc.is_in(other.column(0), one.column(0))))
+    both, values = one.filter(pc.is_valid(at)), other.column(1).take(at.drop_null())
+    unlike = pc.not_equal(both.column(1), values)
+    pairs = (column.filter(unlike).to_pylist() for column in (both.column(0), both.column(1), values))
+    changed = sorted(zip(*pairs, strict=True))
+    return [sorted(mine.to_pylist()), sorted(theirs.to_pylist())], {id: [a, b] for id, a, b in changed}
 
 
-def _only(one: dict[str, Any], other: dict[str, Any]) -> list[list[str]]:
-    return [sorted(one.keys() - other.keys()), sorted(other.keys() - one.keys())]
+def _only(one: Iterable[str], other: Iterable[str]) -> list[list[str]]:
+    return [sorted({*one} - {*other}), sorted({*other} - {*one})]
 
 
 def _changed(one: Json, other: Json) -> Json:

@@ -101,20 +101,20 @@ def effect(rankings: Iterable[tuple[Ranks, Sequence[int], int]]) -> Share:
     return tally.share()
 
 
-def excludes_even(share: Share) -> bool:
-    """Whether the interval leaves 0.5 out: more than chance."""
-    return share.interval is not None and not share.interval[0] <= 0.5 <= share.interval[1]
+def excludes_even(share: Share, margin: float = 0.0) -> bool:
+    """Whether the interval leaves 0.5 out, and all that is within `margin` of it: more than chance."""
+    return share.interval is not None and not (share.interval[0] <= 0.5 + margin and share.interval[1] >= 0.5 - margin)
 
 
-def as_json(share: Share | None, *, even: bool = False) -> dict[str, Any]:
-    """A share ready for JSON; with `even`, and a warning where 0.5 is what chance gives."""
+def as_json(share: Share | None, *, even: bool = False, margin: float = 0.0) -> dict[str, Any]:
+    """A share ready for JSON; with `even`, and a warning where 0.5 is what chance gives, and it is not near that."""
     share = share or Share(None, None, 0)
     found: dict[str, Any] = {
         "value": share.value,
         "interval": list(share.interval) if share.interval else None,
         "pairs": share.n,
     }
-    return found | {"warning": excludes_even(share)} if even else found
+    return found | {"warning": excludes_even(share, margin)} if even else found
 
 
 @lru_cache(maxsize=1 << 16)

@@ -23,7 +23,7 @@ TRL_COLUMNS = {  # which column becomes a conversation, and under what name
 
 def comparisons(rankings: pa.RecordBatch) -> pa.RecordBatch:
     """The decided pairs of each ranking in turn; ties and responses without a rank are in none."""
-    ranks, starts = _matrix(rankings)
+    ranks, starts = matrix(rankings.column("ranks"))
     better, worse = ranks[:, :, None], ranks[:, None, :]
     row, chosen, rejected = np.nonzero((better > 0) & (better < worse))
     columns = _labels(rankings, row)
@@ -40,7 +40,7 @@ def unpaired(rankings: pa.RecordBatch) -> pa.RecordBatch:
     A response is labelled true when it was ranked above more of the others than below, false when below more than
     above. Those in the very middle, and those without a rank, are in none.
     """
-    ranks, starts = _matrix(rankings)
+    ranks, starts = matrix(rankings.column("ranks"))
     better, worse = ranks[:, :, None], ranks[:, None, :]
     decided = (better > 0) & (worse > 0)
     ahead = (decided & (better < worse)).sum(2) - (decided & (better > worse)).sum(2)
@@ -88,15 +88,14 @@ def _said(texts: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(np.arange(len(texts) + 1, dtype=np.int32)), turns)
 
 
-def _matrix(rankings: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
-    """The ranks, a row for each ranking, 0 where there is none; and where each one's responses start."""
-    ranks = rankings.column("ranks")
-    offsets = _offsets(ranks).to_numpy()
-    counts, values = np.diff(offsets), ranks.flatten().fill_null(0).to_numpy()
-    matrix = np.zeros((len(rankings), int(counts.max(initial=0))), np.int32)
-    row = np.repeat(np.arange(len(rankings)), counts)
-    matrix[row, np.arange(len(values)) - np.repeat(offsets[:-1], counts)] = values
-    return matrix, offsets[:-1]
+def matrix(lists: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers, a row for each list, 0 where there is none; and where each list starts among the numbers of all."""
+    offsets = _offsets(lists).to_numpy()
+    counts, values = np.diff(offsets), lists.flatten().fill_null(0).to_numpy()
+    found = np.zeros((len(lists), int(counts.max(initial=0))), np.int32)
+    row = np.repeat(np.arange(len(lists)), counts)
+    found[row, np.arange(len(values)) - np.repeat(offsets[:-1], counts)] = values
+    return found, offsets[:-1]
 
 
 def _offsets(lists: pa.Array) -> pa.Array:

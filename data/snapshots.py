@@ -167,9 +167,33 @@ def freeze(
 
 def load(path: Path) -> Snapshot:
     """The snapshot in this folder, refused with DamagedSnapshot when its rows no longer fit its name."""
-    snapshot = _open(path)
+    snapshot = unverified(path)
     verification.verify(snapshot)
     return snapshot
+
+
+def named(folder: Path, name: str) -> Snapshot:
+    """The snapshot of that name among those in `folder`, not hashed again.
+
+    Raises NotFound, or DamagedSnapshot when its manifest cannot be read.
+    """
+    if name not in {path.name for path in folders(folder)}:
+        raise NotFound(f"There is no snapshot {name[:80]!r}. `python -m data snapshots` lists those there are.")
+    return unverified(folder / name)
+
+
+def unverified(path: Path) -> Snapshot:
+    """The snapshot in this folder, not hashed again. Raises NotFound, DamagedSnapshot when its manifest is no such."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+    except FileNotFoundError as error:
+        raise NotFound(f"There is no snapshot in {path}. `python -m data snapshots` lists those there are.") from error
+    except ValueError as error:
+        raise damage(path, path / "manifest.json", f"it is not JSON ({error})") from error
+    if not isinstance(manifest, dict) or manifest.get("format") not in (1, FORMAT):
+        found = manifest.get("format") if isinstance(manifest, dict) else manifest
+        raise damage(path, path / "manifest.json", f"its format is {found!r}, unknown to this Pawl")
+    return Snapshot(path, manifest)
 
 
 def verify(path: Path) -> None:
@@ -185,7 +209,7 @@ def listing(folder: Path) -> list[Snapshot]:
     found = []
     for path in folders(folder):
         try:
-            found.append(_open(path))
+            found.append(unverified(path))
         except (NotFound, DamagedSnapshot):
             continue
     return sorted(found, key=lambda snapshot: (snapshot.manifest["created_at"], snapshot.hash))
@@ -250,19 +274,6 @@ def _write_kind(building: Path, kind: str, parts: Iterable[tuple[str, pa.RecordB
         for file in opened.values():
             file.flush()
             os.fsync(file.fileno())
-
-
-def _open(path: Path) -> Snapshot:
-    try:
-        manifest = json.loads((path / "manifest.json").read_text())
-    except FileNotFoundError as error:
-        raise NotFound(f"There is no snapshot in {path}. `python -m data snapshots` lists those there are.") from error
-    except ValueError as error:
-        raise damage(path, path / "manifest.json", f"it is not JSON ({error})") from error
-    if not isinstance(manifest, dict) or manifest.get("format") not in (1, FORMAT):
-        found = manifest.get("format") if isinstance(manifest, dict) else manifest
-        raise damage(path, path / "manifest.json", f"its format is {found!r}, unknown to this Pawl")
-    return Snapshot(path, manifest)
 
 
 def _readme(manifest: dict[str, Any]) -> str:

@@ -1,18 +1,28 @@
-"""Datasets: what has been said so far, frozen into snapshots, brought in from files or taken home. For researchers."""
+"""Datasets: what has been said so far, brought in from files, taken home, or frozen into snapshots to be looked at.
+
+Reads   the store's counts, and the snapshots of the workspace
+Writes  a snapshot, when asked to; files come in by the API
+
+For researchers.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 
-from annotate import exports
+from annotate import exports, looking
 from annotate.context import Context
+from annotate.leaves import leaves_of, place_of
+from annotate.look import definitions_of, look_of, manifest_of
 from annotate.panels import allow, closed_to, header, importer, panel
 from data import owner, snapshots
 from data.errors import FeedbackError
 
 Blocks = list[dict[str, Any]]
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 EXPORTS = (
     (
@@ -60,30 +70,95 @@ def layout(context: Context) -> None:
     notice = panel()
     with gr.Column(visible=False) as body:
         counts = panel()
+        importer()
+        panel(_exports())
+        kept = panel()
         with gr.Row(elem_classes="pawl-toolbar"):
             freeze = gr.Button("Freeze a snapshot", variant="primary", scale=0, min_width=200)
             refresh = gr.Button("Refresh", scale=0, min_width=110, elem_id="pawl-refresh")  # pressed by importer.js
         said = panel()
-        kept = panel()
-        importer()
-        panel(_exports())
+        view = _view(context, kept)
 
-    def on_load(request: gr.Request) -> tuple[Any, ...]:
+    def on_load(request: gr.Request) -> Iterator[Any]:
         if (refusal := closed_to(context, request, "researcher")) is not None:
-            return refusal, gr.Column(visible=False), [], []
-        return [], gr.Column(visible=True), counts_of(context), snapshots_of(context)
+            yield refusal, gr.Column(visible=False), *[[]] * (2 + len(view))
+            return
+        reading = [{"kind": "text", "text": "The newest snapshot is being read..."}]
+        yield [], gr.Column(visible=True), counts_of(context), snapshots_of(context), reading, *[[]] * (len(view) - 1)
+        yield *[gr.skip()] * 4, *view_of(context)
 
-    def on_freeze(request: gr.Request) -> tuple[Blocks, Blocks, Blocks]:
+    def on_freeze(request: gr.Request) -> Iterator[Any]:
         allow(context, request, "researcher")
-        return freeze_now(context), counts_of(context), snapshots_of(context)
+        yield freeze_now(context), counts_of(context), snapshots_of(context), *[gr.skip()] * len(view)
+        yield *[gr.skip()] * 3, *view_of(context)
 
-    def on_refresh(request: gr.Request) -> tuple[Blocks, Blocks, Blocks]:
+    def on_refresh(request: gr.Request) -> tuple[Blocks, ...]:
         allow(context, request, "researcher")
-        return [], counts_of(context), snapshots_of(context)
+        return [], counts_of(context), snapshots_of(context), *view_of(context)
 
-    gr.on(None, on_load, None, [notice, body, counts, kept], api_visibility="private", show_progress="hidden")
-    freeze.click(on_freeze, None, [said, counts, kept], api_visibility="private", show_progress="minimal")
-    refresh.click(on_refresh, None, [said, counts, kept], api_visibility="private", show_progress="hidden")
+    gr.on(None, on_load, None, [notice, body, counts, kept, *view], **QUIET)
+    freeze.click(on_freeze, None, [said, counts, kept, *view], api_visibility="private", show_progress="minimal")
+    refresh.click(on_refresh, None, [said, counts, kept, *view], **QUIET)
+
+
+def _view(context: Context, kept: gr.HTML) -> list[gr.HTML]:
+    """The panels that show one snapshot, in the order of `view_of`: the newest, until one is picked in `kept`."""
+    look, leaves = panel(), panel()
+    manifest = panel()
+    with gr.Accordion("What these numbers mean", open=False, elem_classes="pawl-fold"):
+        panel(definitions_of())
+
+    def on_pick(event: gr.EventData, request: gr.Request) -> tuple[Blocks, Blocks, Blocks]:
+        allow(context, request, "researcher")
+        return view_of(context, str(event.id))
+
+    def on_turn(event: gr.EventData, request: gr.Request) -> Blocks:
+        allow(context, request, "researcher")
+        return turned(context, str(event.id))
+
+    def on_verify(event: gr.EventData, request: gr.Request) -> Blocks:
+        allow(context, request, "researcher")
+        return said_of(context, str(event.id), verify=True)
+
+    kept.pick(on_pick, None, [look, leaves, manifest], api_visibility="private", show_progress="minimal")
+    leaves.pick(on_turn, None, leaves, **QUIET)
+    manifest.act(on_verify, None, manifest, api_visibility="private", show_progress="minimal")
+    return [look, leaves, manifest]
+
+
+def view_of(context: Context, name: str | None = None) -> tuple[Blocks, Blocks, Blocks]:
+    """What the labels of a snapshot, else of the newest, look like; a sample of them; and what its manifest says."""
+    try:
+        snapshot = looking.newest(context) if name is None else snapshots.named(context.workspace.snapshots, name)
+        if snapshot is None:
+            return [], [], []
+        heading = {"kind": "heading", "text": f"Snapshot {snapshot.hash}"}
+        drawn = look_of(looking.seen(snapshot), looking.changed(context, snapshot))
+        kind = "rankings" if snapshot.counts["rankings"] else "demonstrations"
+        sample = [{"kind": "heading", "text": "A sample, to be read"}, leaves_of(snapshot, kind)]
+        return [heading, *drawn], sample, said_of(context, snapshot.hash)
+    except FeedbackError as error:
+        return [{"kind": "text", "tone": "warn", "text": str(error)}], [], []
+
+
+def turned(context: Context, id: str) -> Blocks:
+    """Another page of the sample."""
+    try:
+        name, kind, start = place_of(id)
+        snapshot = snapshots.named(context.workspace.snapshots, name)
+        return [{"kind": "heading", "text": "A sample, to be read"}, leaves_of(snapshot, kind, start)]
+    except FeedbackError as error:
+        return [{"kind": "text", "tone": "warn", "text": str(error)}]
+
+
+def said_of(context: Context, name: str, *, verify: bool = False) -> Blocks:
+    """What the manifest of a snapshot says, and whether its rows are as they were frozen."""
+    try:
+        snapshot = snapshots.named(context.workspace.snapshots, name)
+        written = {each.hash: f"{each.created_at:%Y-%m-%d}" for each in context.store.project.guidelines()}
+        return manifest_of(snapshot, looking.verified(snapshot, now=verify), written)
+    except FeedbackError as error:
+        return [{"kind": "text", "tone": "warn", "text": str(error)}]
 
 
 def freeze_now(context: Context) -> Blocks:
@@ -134,7 +209,8 @@ def counts_of(context: Context) -> Blocks:
 
 def snapshots_of(context: Context) -> Blocks:
     """The snapshots there are, the newest first."""
-    found = reversed(snapshots.listing(context.workspace.snapshots))
+    found = snapshots.listing(context.workspace.snapshots)[::-1]
+    ids = [snapshot.hash for snapshot in found]
     rows = []
     for snapshot in found:
         counts, manifest = snapshot.counts, snapshot.manifest
@@ -154,7 +230,15 @@ def snapshots_of(context: Context) -> Blocks:
     empty = "No snapshot yet. A cycle freezes one by itself; freeze one here to train or share it elsewhere."
     return [
         {"kind": "heading", "text": "Snapshots"},
-        {"kind": "table", "columns": columns, "rows": rows, "wide": WIDE, "empty": empty},
+        {
+            "kind": "table",
+            "columns": columns,
+            "rows": rows,
+            "ids": ids,
+            "picked": next(iter(ids), None),
+            "wide": WIDE,
+            "empty": empty,
+        },
     ]
 
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 COLOURS = (FOLDER / "colours.css").read_text()
-STYLE = "".join((FOLDER / name).read_text() for name in ("panels.css", "plots.css", "formatted.css", "importer.css"))
+STYLE = "".join(
+    (FOLDER / name).read_text() for name in ("panels.css", "plots.css", "formatted.css", "importer.css", "leaves.css")
+)
 # what draws elements and formatted texts: every script begins with it, those of the ranking board too
 DRAWING = "".join((FOLDER / name).read_text() for name in ("make.js", "tree.js"))
 STAGE_WORDS = {
@@ -60,7 +62,7 @@ def panel(value: list[dict[str, Any]] | None = None) -> gr.HTML:
 
     Clicking a row fires `pick`, and a button in a row `act`.
     """
-    return _component("plots.js", "answers.js", "panel.js", value=value)
+    return _component("plots.js", "answers.js", "leaves.js", "panel.js", value=value)
 
 
 def prose(markdown: str) -> dict[str, Any]:

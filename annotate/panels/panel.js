@@ -3,7 +3,9 @@
 //   table {columns, rows, ids, picked, empty, wide: columns to hide on a phone}   meter {label, value}   stages {items: [{name, state, progress, note}]}
 //   prose {tree: a formatted text, see tree.js}
 //   samples {items: [{title, prompt, response}]}   links {rows: [{name, note, links: [[text, href]]}]}
-//   columns, bars, intervals, points, copy: see plots.js   answers: see answers.js
+//   columns, bars, intervals, points, copy: see plots.js   answers: see answers.js   leaves: see leaves.js
+//   acts {key, actions}: buttons as in a table
+//   grid {blocks: [...]}: beside each other where there is room
 // Clicking a row of a table that has ids triggers "pick" with {id}. A table with keys has buttons in its rows, actions:
 // [[{text, act, sure}]], each of which triggers "act" with {id: the row's key, act}; answers have such buttons, too.
 
@@ -25,7 +27,9 @@ const DRAW = {
   stages: (block) => make("ol", { class: "pawl-stages" }, ...block.items.map((item) => make("li", { "data-state": item.state },
     make("span", { class: "pawl-stage-dot", "aria-hidden": "true" }), make("span", { class: "pawl-stage-name", text: item.name }),
     make("span", { class: "pawl-stage-note", text: item.note ?? "" })))),
-  answers, points,
+  answers, points, leaves,
+  acts: (block) => make("div", { class: "pawl-acts" }, ...block.actions.map((action) => actionButton(action, block.key))),
+  grid: (block) => make("div", { class: "pawl-grid" }, ...block.blocks.map((each) => DRAW[each.kind](each))),
   samples: (block) => make("div", { class: "pawl-samples" }, ...block.items.map((item) => make("article", { class: "pawl-sample" },
     make("div", { class: "pawl-who", text: item.title }), make("div", { class: "pawl-text pawl-sample-prompt", dir: "auto", text: item.prompt }),
     make("div", { class: "pawl-text", dir: "auto", text: item.response })))),

@@ -21,9 +21,9 @@ function roundUp(value) {
   return power * [1, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= value);
 }
 
-// block: title, series, columns: [{label, values}], empty
+// block: title, series, columns: [{label, values}], beside: the series stand beside each other, not on each other, empty
 function columns(block) {
-  const most = Math.max(0, ...block.columns.map((column) => total(column.values)));
+  const most = Math.max(0, ...block.columns.map((column) => (block.beside ? Math.max(...column.values) : total(column.values))));
   if (!most) return nothing(block);
   const top = roundUp(most);
   const short = block.columns.every((column) => column.label.length < 5);
@@ -36,10 +36,10 @@ function columns(block) {
       return segment;
     });
     return make("div", { class: "pawl-column", title: `${column.label}: ${told.join(", ") || "0"}` },
-      make("div", { class: "pawl-stack" }, ...segments.reverse()), make("div", { class: "pawl-tick", text: n % every ? "" : column.label }));
+      make("div", { class: "pawl-stack", "data-beside": block.beside || null }, ...(block.beside ? segments : segments.reverse())), make("div", { class: "pawl-tick", text: n % every ? "" : column.label }));
   });
   const sum = total(block.columns.map((column) => total(column.values)));
-  const summary = `${block.title}: ${plain(sum)} in all, at most ${plain(most)} in one column. The table below has the numbers.`;
+  const summary = `${block.title}: ${plain(sum)} in all, at most ${plain(most)} in one ${block.beside ? "bar" : "column"}. The table below has the numbers.`;
   const area = make("div", { class: "pawl-columns", role: "img", "aria-label": summary },
     make("div", { class: "pawl-axis" }, make("span", { text: plain(top) }), make("span", { text: "0" })), make("div", { class: "pawl-area" }, ...bars));
   const rows = block.columns.filter((column) => total(column.values)).map((column) => [column.label, ...column.values.map(plain)]);

@@ -62,6 +62,7 @@ LOWEST = {  # the least role that each route answers; None is anyone, "owner" th
     ("POST", "/sources"): "researcher",
     ("POST", "/snapshots"): "researcher",
     ("GET", "/snapshots"): "researcher",
+    ("GET", "/snapshots/{snapshot}/look"): "researcher",
     ("POST", "/cycles"): "researcher",
     ("GET", "/cycles"): "researcher",
     ("GET", "/cycles/{cycle_id}"): "researcher",

@@ -24,7 +24,7 @@ PAGES = {  # name: address, role, what is there when the page is drawn, width
     "review": ("/review", "reviewer", ".pawl-idle", 1280),
     "people": ("/people", "admin", ".pawl-tiles", 1280),
     "project": ("/project", "researcher", "textarea", 1280),
-    "datasets": ("/datasets", "researcher", ".pawl-exports", 1280),
+    "datasets": ("/datasets", "researcher", ".pawl-leaves", 1280),
     "training": ("/training", "researcher", ".vega-embed", 1280),
     "checkpoints": ("/checkpoints", "researcher", ".pawl-table", 1280),
     "a page that is closed": ("/training", "labeler", ".pawl-note", 1280),
@@ -68,6 +68,14 @@ def shown(request, app_server, page_as):
             body = {"stage": "sft", "parents": [], "snapshot": None, "metrics": {"loss": 2.25}, "reason": "The best."}
             made = {"id": "sft-0001", "state": "promoted", "created_at": "2026-01-02T03:04:05+00:00"}
             app_server.call("POST", "/checkpoints", {**body, **made})
+        if address == "/datasets":
+            [prompt] = app_server.call(
+                "POST", "/prompts", [{"messages": [{"role": "user", "content": "Why? " * 200}]}]
+            )["ids"]
+            given = [{"text": text, "source": "pilot"} for text in ("one", "two", "three")]
+            row = {"prompt_id": prompt, "responses": given, "ranks": [1, 1, 2], "flags": [["unsafe"], [], []]}
+            app_server.call("POST", "/rankings", {"source": "pilot", "rows": [row]})
+            app_server.call("POST", "/snapshots")
         page = person.visit(address)
         expect(page.locator(ready).first).to_be_visible()
         if role and ready != "form":

@@ -221,6 +221,48 @@ def test_datasets_shows_nothing_hostile_of_labelers_and_models(app_server, watch
     assert_harmless(person)
 
 
+def test_a_snapshots_sample_is_turned_by_keyboard_and_shows_every_attack_as_text(
+    app_server, watched, hostile, hostile_prompt
+):
+    parts, everything = hostile.chunks(9), "\n".join(hostile.ATTACKS.values())
+    row = {
+        "prompt_id": hostile_prompt,
+        "responses": [{"text": text, "source": text[:90]} for text in parts],
+        "ranks": [1, 1, 2, 3, 4, 5, 6, 7, None],
+        "flags": [["unsafe"], *[[]] * 8],
+        "comment": everything,
+    }
+    rows = [row | {"labeler": name} for name in "abcd"]
+    app_server.call("POST", "/rankings", {"source": "sampled", "rows": rows})
+    app_server.call("POST", "/snapshots", {"source": ["sampled"]})
+    person = watched("researcher")
+    page = person.visit("/datasets")
+    where, leaves = page.locator(".pawl-leaf-bar [role=status]"), page.locator(".pawl-leaves")
+    expect(where).to_have_text("1 to 3 of 4, in random order")
+
+    leaves.focus()
+    page.keyboard.press("ArrowRight")
+    expect(where).to_have_text("4 to 4 of 4, in random order")
+    expect(leaves).to_be_focused()
+    answers = texts_of(page.locator(".pawl-leaf-answer .pawl-text"))
+    assert sorted(answers) == sorted(parts)
+    shown = texts_of(page.locator(".pawl-leaf .pawl-sample-prompt"))
+    assert shown == [*(turn["content"] for turn in hostile.conversation()), everything]
+    assert texts_of(page.locator(".pawl-levels > li[data-tied] .pawl-answer-place")) == ["1 best, tie"]
+    unfold = page.get_by_role("button", name="Show all").first
+    unfold.press("Enter")
+    expect(page.get_by_role("button", name="Show less")).to_have_count(1)
+    assert (
+        page.locator(":is(.pawl-leaves, .pawl-grid) :is(img, script, svg, iframe, style, form, a, object)").count() == 0
+    )
+    page.get_by_role("button", name="Previous").press("Enter")
+    expect(where).to_have_text("1 to 3 of 4, in random order")
+    expect(leaves).to_be_focused()  # there is no page before this one, so the button cannot have it
+    page.get_by_role("button", name="Demonstrations (").press("Enter")
+    expect(page.locator(".pawl-leaves > .pawl-note, .pawl-leaf .pawl-answer-place").first).to_be_visible()
+    assert_harmless(person)
+
+
 def test_training_shows_samples_logs_and_errors_as_text(app_server, watched, hostile, type_into):
     runs = app_server.workspace / "runs"
     cycle = RunFolder.create(runs, "cycle", {"preset": "tiny", "stages": "sft,ppo"})
