@@ -90,13 +90,13 @@ def layout(context: Context) -> None:
             samples = panel()
             with gr.Accordion("Log", open=False, elem_classes="pawl-fold"):
                 log = panel()
-    shown = [past, chosen, status, *plots, samples, log, cancel, resume, seen]
+    shown = [past, chosen, status, *plots, samples, log, cancel, resume, form["said"], gains, seen]
 
     def on_load(request: gr.Request) -> tuple[Any, ...]:
         if (refusal := closed_to(context, request, "researcher")) is not None:
-            return refusal, gr.Column(visible=False), gr.Timer(active=False), [], [], *[gr.skip()] * len(shown)
-        told = readiness(context, DEFAULT_STAGES), gains_of(context.store.checkpoints())
-        return [], gr.Column(visible=True), gr.Timer(active=True), *told, *outputs(context, None, "")
+            return refusal, gr.Column(visible=False), gr.Timer(active=False), [], *[gr.skip()] * len(shown)
+        ready = readiness(context, DEFAULT_STAGES)
+        return [], gr.Column(visible=True), gr.Timer(active=True), ready, *outputs(context, None, "")
 
     def on_tick(cycle: str | None, mark: str, request: gr.Request) -> tuple[Any, ...]:
         allow(context, request, "researcher")
@@ -123,7 +123,7 @@ def layout(context: Context) -> None:
         return attempt(lambda: f"{context.cycles.resume(cycle)} goes on where it stopped.")
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    gr.on(None, on_load, None, [notice, body, timer, form["ready"], gains, *shown], **quiet)
+    gr.on(None, on_load, None, [notice, body, timer, form["ready"], *shown], **quiet)
     timer.tick(on_tick, [chosen, seen], shown, **quiet)
     chosen.change(on_choice, chosen, shown, **quiet)
     form["stages"].change(on_stages, form["stages"], form["ready"], **quiet)
@@ -245,12 +245,14 @@ def outputs(context: Context, cycle: str | None, mark: str) -> tuple[Any, ...]:
     view = view_of(context, cycle)
     now = f"{len(cycles)} {view.mark}"
     if now == mark:
-        return (gr.skip(),) * (len(CURVES) + 8)
+        return (gr.skip(),) * (len(CURVES) + 10)
     heads = gr.Column(visible=bool(cycle)), gr.Dropdown(cycles, value=cycle)
     plots = [gr.LinePlot(curve, visible=len(curve) > 0) for curve in view.curves]
     going, stopped = view.state in ("queued", "running"), view.state in ("failed", "cancelled")
     buttons = gr.Button(visible=going), gr.Button(visible=stopped)
-    return *heads, view.status, *plots, view.samples, view.log, *buttons, now
+    # what was said of a start is over when the cycle is, and another reward model may have been measured
+    told = (gr.skip(), gr.skip()) if going else ([], gains_of(context.store.checkpoints()))
+    return *heads, view.status, *plots, view.samples, view.log, *buttons, *told, now
 
 
 def view_of(context: Context, cycle: str | None) -> View:

@@ -74,6 +74,8 @@ def test_label_retrain_and_label_the_new_model(app, page, pawl, screenshot, type
     cycle = wait_for(lambda: ended(app.owner.get("/cycles/cycle-0002").json()), seconds=CYCLE_SECONDS)
     assert cycle["state"] == "promoted", cycle["verdict"]
     expect(page.get_by_text(re.compile("cycle-0002 .*promoted")).first).to_be_visible()
+    expect(page.get_by_text("cycle-0002 has started")).to_have_count(0)
+    expect(page.get_by_text("No reward model was measured")).to_have_count(0)
     screenshot(page, "cycle-3-ended")
 
     page.goto(app.url + "/checkpoints")
