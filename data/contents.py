@@ -14,10 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.columns import SCHEMAS
+from data.columns import schema_of
 from data.fingerprint import Fingerprint
+from data.origins import Origins
 
-FORMAT = 2
+FORMAT = 3
+FORMATS = (1, 2, 3)
 KINDS = ("prompts", "demonstrations", "rankings")
 LABELS = ("demonstrations", "rankings")
 SPLITS = ("train", "heldout")
@@ -43,8 +45,9 @@ def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Contents:
-    """Counts and hashes of all files of a snapshot."""
+    """Counts and hashes of all files of a snapshot, of this format or of format 2."""
 
+    format: int = FORMAT
     counts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(
             ["demonstrations_trainable", "rankings_trainable", *KINDS, *(f"{kind}_heldout" for kind in KINDS)], 0
@@ -53,11 +56,14 @@ class Contents:
     lines: dict[str, int] = field(
         default_factory=lambda: {file_of(kind, split): 0 for kind in KINDS for split in SPLITS}
     )
-    prints: dict[str, Fingerprint] = field(
-        default_factory=lambda: {file_of(kind, split): Fingerprint(SCHEMAS[kind]) for kind in KINDS for split in SPLITS}
-    )
+    prints: dict[str, Fingerprint] = field(init=False)
     guidelines: set[str] = field(default_factory=set)
     labelers: set[str] = field(default_factory=set)
+    origins: Origins = field(default_factory=lambda: Origins(KINDS))
+
+    def __post_init__(self) -> None:
+        schemas = {kind: schema_of(kind, self.format) for kind in KINDS}
+        self.prints = {file_of(kind, split): Fingerprint(schemas[kind]) for kind in KINDS for split in SPLITS}
 
     def added(self, kind: str, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
         """The rows of each batch that belong to one split, with that split, once they are counted and hashed."""
@@ -77,6 +83,8 @@ class Contents:
         self.lines[name] += count
         self.counts[kind] += count
         self.counts[f"{kind}_heldout"] += count if split == "heldout" else 0
+        if self.format > 2:
+            self.origins.add(kind, rows)
         if kind not in LABELS:
             return
         self.labelers.update(pc.unique(rows.column("labeler")).to_pylist())
@@ -93,8 +101,9 @@ class Contents:
         files = self.hashes()
         return {
             "hash": name_of(files, about),
-            "format": FORMAT,
+            "format": self.format,
             "counts": self.counts,
+            **({"sources": self.origins.listing()} if self.format > 2 else {}),
             "guidelines": sorted(self.guidelines),
             "labelers": sorted(self.labelers),
             "files": {name: {"rows": self.lines[name], "sha256": files[name]} for name in sorted(files)},

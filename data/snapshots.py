@@ -10,7 +10,8 @@ the name. So the same labels always give the same name, whatever order they came
 an edited file no longer fits the folder it lies in. The manifest is checked against the rows too, and sealed with a
 hash of its own. The folder is written under another name and renamed: a snapshot is there whole or not at all.
 `datasets.load_dataset(path)` reads it too; README.md tells it which file is which.
-Snapshots of format 1, which hashed rows as JSON and listed label ids in the manifest, are still read and verified.
+Snapshots of format 1, which hashed rows as JSON and listed label ids in the manifest, and of format 2, whose rows lack
+some columns (data/columns.py), are still read and verified.
 
     python -m data freeze
 """
@@ -35,7 +36,7 @@ import pyarrow.parquet as pq
 from data import verification
 from data.cards import card
 from data.columns import PARQUET, ROW_GROUP, SCHEMAS, Row, batches_of
-from data.contents import FORMAT, LABELS, SPLITS, Contents, file_of, sealed
+from data.contents import FORMATS, KINDS, LABELS, SPLITS, Contents, file_of, sealed
 from data.errors import DamagedSnapshot, InvalidInput, NotFound
 from data.verification import damage
 
@@ -259,7 +260,7 @@ def _open(path: Path) -> Snapshot:
         raise NotFound(f"There is no snapshot in {path}. `python -m data snapshots` lists those there are.") from error
     except ValueError as error:
         raise damage(path, path / "manifest.json", f"it is not JSON ({error})") from error
-    if not isinstance(manifest, dict) or manifest.get("format") not in (1, FORMAT):
+    if not isinstance(manifest, dict) or manifest.get("format") not in FORMATS:
         found = manifest.get("format") if isinstance(manifest, dict) else manifest
         raise damage(path, path / "manifest.json", f"its format is {found!r}, unknown to this Pawl")
     return Snapshot(path, manifest)
@@ -278,7 +279,8 @@ def _readme(manifest: dict[str, Any]) -> str:
         created_at=manifest["created_at"],
         labelers=len(manifest["labelers"]),
         agreement=manifest["agreement"],
-        licence="unknown",
+        sources=manifest["sources"],
+        counted=KINDS,
         made=(
             'Human feedback, frozen by Pawl. Read it with `datasets.load_dataset(path, "rankings")`, or as plain '
             "Parquet; `python -m data verify` tells whether a row was changed."
