@@ -132,6 +132,15 @@ def schema_of(kind: str, format: int) -> pa.Schema:
     return pa.schema([field for field in SCHEMAS[kind] if field.name not in newer])
 
 
+def completed(batch: pa.RecordBatch, kind: str) -> pa.RecordBatch:
+    """A batch of an older snapshot with the columns that it lacks, empty."""
+    empty = {"details": "{}"}
+    for name in SINCE_3[kind]:
+        if name not in batch.schema.names:
+            batch = batch.append_column(name, pa.repeat(empty.get(name, ""), len(batch)))
+    return batch.select(SCHEMAS[kind].names).cast(SCHEMAS[kind])
+
+
 def rows_of(batch: pa.RecordBatch) -> list[Row]:
     """The rows of a batch, with what its JSON columns hold."""
     rows: list[Row] = batch.to_pylist()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +26,41 @@ SPLITS = ("train", "heldout")
 NAMED_BY = ("choices", "weights", "aggregated", "heldout_labelers")  # fields of `about`, where there are any
 
 
+class FrozenFile(TypedDict):
+    """One Parquet file: how many rows, and the hash of what they say."""
+
+    rows: int
+    sha256: str
+
+
+class FrozenSource(TypedDict):
+    """Where some of the rows come from, and how many."""
+
+    name: str  # "labeler", "review", "rewrite", "seed", or what an import was called
+    licence: str | None  # None where nobody said
+    prompts: int
+    demonstrations: int
+    rankings: int
+
+
+class Manifest(TypedDict):
+    """What manifest.json says. What formats 1 and 2 lack is not required."""
+
+    hash: str  # the snapshot's name
+    format: int
+    counts: dict[str, int]
+    sources: NotRequired[list[FrozenSource]]
+    guidelines: list[str]  # hashes of the instructions that labelers had
+    labelers: list[str]  # pseudonyms
+    files: dict[str, FrozenFile]
+    agreement: dict[str, Any] | None
+    promoted: str | None  # the checkpoint that was promoted when the labels were frozen
+    about: dict[str, Any]  # how the labels were chosen, weights, what was left out
+    created_at: str  # ISO 8601, in UTC
+    seal: NotRequired[str]  # hash of all the rest
+    label_ids: NotRequired[list[str]]  # in format 1
+
+
 def name_of(files: dict[str, str], about: dict[str, Any]) -> str:
     """The snapshot's name from the hashes of its files' rows, and what a trainer goes by of what is said about them."""
     text = "".join(f"{name} {files[name]}\n" for name in sorted(files))
@@ -37,7 +72,7 @@ def file_of(kind: str, split: str) -> str:
     return f"{kind}/{split}.parquet"
 
 
-def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest with a hash of all that it says."""
     said = {name: value for name, value in manifest.items() if name != "seal"}
     return said | {"seal": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}

@@ -19,6 +19,7 @@ import duckdb
 
 from data.database import Database, cursor_of
 from data.records import (
+    Checkpoint,
     Demonstration,
     DemonstrationAnswer,
     Message,
@@ -84,6 +85,11 @@ _SIZES = {
 }
 _BY_TASK = """FROM (SELECT task_number, labeler, arg_max(ranks, created_at) AS ranks FROM standing_rankings
     WHERE source <> 'review' GROUP BY task_number, labeler) GROUP BY task_number HAVING count(*) > 1"""
+_CHECKPOINTS = """
+    SELECT id, stage, parents, snapshot, metrics, coalesce(state, 'candidate'), coalesce(reason, ''), created_at
+    FROM checkpoints LEFT JOIN (
+        SELECT id, arg_max(state, rowid) AS state, arg_max(reason, rowid) AS reason FROM checkpoint_states GROUP BY id
+    ) standing USING (id) ORDER BY checkpoints.rowid"""
 _PARTS = {  # the streams that a kind of rows is put together from
     "rankings": ("rankings", "responses", "prompts"),
     "demonstrations": ("demonstrations", "prompts"),
@@ -237,6 +243,15 @@ class Moment:
         sql = "SELECT id FROM checkpoint_states GROUP BY id HAVING arg_max(state, rowid) = 'promoted'"
         found = self.select(sql)
         return found[0][0] if found else None
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Every checkpoint with its present standing, oldest first."""
+        found = {}
+        for id, stage, parents, snapshot, metrics, state, reason, created_at in self.select(_CHECKPOINTS):
+            found[id] = Checkpoint(
+                id, stage, tuple(parents), snapshot, json.loads(metrics), state, reason, created_at.astimezone(UTC)
+            )
+        return list(found.values())  # each in its latest version, at the place of its first
 
     def ranks_by_task(self) -> Counter[tuple[tuple[int | None, ...], ...]]:
         """How many tasks several labelers ranked like this: one vector of ranks from each, their latest."""

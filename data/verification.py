@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -29,7 +29,7 @@ def verify(snapshot: Snapshot) -> None:
         for split in SPLITS:
             name = file_of(kind, split)
             found[name] = _old_hash(snapshot, kind, split) if old else _hash(snapshot, kind, split, contents)
-            said = snapshot.manifest["files"].get(name, {})
+            said: dict[str, Any] = {**snapshot.manifest["files"].get(name, {})}
             if found[name] != said.get("sha256"):
                 what = "its rows were changed"
                 if not old and contents.lines[name] != said.get("rows"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from data import interchange
+from data import interchange, open_workspace
 from data.__main__ import main
 from data.batches import Batch, BatchRow
 from data.client import Client
@@ -88,6 +88,10 @@ def test_a_client_does_what_the_store_does(workspace):
         assert frozen["promoted"] == "sft-0001"
         (row,) = map(json.loads, b"".join(client.export("rankings", "jsonl")).splitlines())
         assert (row["label_id"], row["ranks"], row["comment"]) == (label_id, [1, 2], "So.")
+        opened = open_workspace(workspace.root)  # which asks the app too
+        [record] = opened.rankings
+        assert (record.label_id, record.comment, opened.counts()["rankings"]) == (label_id, "So.", 1)
+        assert opened.checkpoints()[0].created_at == when
         assert client.withdraw(label_id=label_id)["label_ids"] == [label_id]
         assert b"".join(client.export("rankings", "jsonl")) == b""
 
