@@ -18,6 +18,7 @@ from data import interchange, open_workspace
 from data.__main__ import main
 from data.batches import Batch, BatchRow
 from data.client import Client
+from data.columns import rows_of
 from data.errors import (
     Conflict,
     FeedbackError,
@@ -153,7 +154,7 @@ def test_an_import_through_the_app_gives_what_one_into_the_store_gives(workspace
             )
             == 0
         )
-        over_http = [row for batch in client.export_batches("comparisons") for row in batch.to_pylist()]
+        over_http = [row for batch in client.export_batches("comparisons") for row in rows_of(batch)]
     with open_feedback(workspace) as store:
         again = interchange.import_file(store, "comparisons", path)
         assert (again.taken, again.new) == (700, 0)
