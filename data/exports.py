@@ -48,7 +48,8 @@ _ISO = "replace(strftime({}, '%Y-%m-%dT%H:%M:%S.%f'), '.000000', '') || '+00:00'
 _TIME = f"{_ISO} AS created_at"
 _ORIGIN = f"""coalesce(licence, '') AS licence, coalesce({_ISO.format("label.client_at")}, '') AS client_at,
             coalesce(details::VARCHAR, '{{{{}}}}') AS details"""
-_JOINED = "LEFT JOIN label_details USING (label_id) LEFT JOIN sources ON sources.name = label.source"
+_JOINED = """LEFT JOIN label_details USING (label_id)
+            LEFT JOIN sources ON sources.name = if(starts_with(label.source, 'rewrite:'), 'rewrite', label.source)"""
 _MESSAGES = """from_json(messages, '[{{"role":"VARCHAR","content":"VARCHAR"}}]') AS messages"""
 _STREAMS = {
     "rankings": f"""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -296,6 +297,8 @@ def seed(feedback: Intake) -> dict[str, int]:
     What is there already is left alone. How many prompts and demonstrations are bundled, how many demonstrations and
     demonstration tasks are new.
     """
+    with suppress(Conflict):  # somebody stated another licence
+        feedback.add_source("seed", "Apache-2.0")
     prompts = [said.prompt for said in _seeds("prompts")]
     written = _seeds("demonstrations")
     ids = feedback.add_prompts(prompts)

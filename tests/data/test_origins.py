@@ -11,7 +11,7 @@ from data.archive import Archive
 from data.columns import SINCE_3, rows_of
 from data.contents import Contents, sealed
 from data.dataset_folder import write_folder
-from data.errors import DamagedSnapshot
+from data.errors import DamagedSnapshot, InvalidInput
 from data.importing import import_file
 from data.interchange import stream, write
 from data.origins import header_lines
@@ -126,3 +126,16 @@ def test_a_row_whose_source_is_here_under_another_licence_is_skipped_and_named(h
 
     assert (report.taken, report.skips) == (1, 1)
     assert "'pilot' is here under the licence 'MIT', not 'CC-BY-4.0'" in report.skipped[0].why
+
+
+def test_a_project_states_the_licence_of_what_its_own_labelers_say(store, add_ranking_tasks, in_order):
+    add_ranking_tasks(store, 1)
+    task = store.next_task("ana", "ranking")
+    answer = in_order(task, rewrite={"response_id": task.task.response_ids[0], "text": "A better one."})
+    store.submit_ranking("ana", task.task.id, task.lease, answer, guideline="g1")
+    for name in ("labeler", "rewrite"):
+        store.add_source(name, "CC-BY-4.0")
+
+    assert [row["licence"] for kind in ("rankings", "demonstrations") for row in store.rows(kind)] == ["CC-BY-4.0"] * 2
+    with pytest.raises(InvalidInput, match="names what people label here"):
+        store.add_rankings([], source="rewrite")
