@@ -93,7 +93,7 @@ def _agreement(agreement: Mapping[str, Any] | None) -> str:
     if agreement.get("interval"):
         low, high = agreement["interval"]
         text += f" (95 % interval {low:.1%} to {high:.1%})"
-    return f"{text}. {agreement['definition']}." if agreement.get("definition") else f"{text}."
+    return f"{text}. Agreement is {agreement['definition']}." if agreement.get("definition") else f"{text}."
 
 
 def _type(type: pa.DataType) -> str:

@@ -92,8 +92,8 @@ def add_source(live: Live, now: datetime, *, name: str, licence: str) -> tuple[l
         return [], None
     if known is not None:
         raise Conflict(
-            f"What came from {name!r} is here under the licence {known!r}, not {licence!r}. Nothing was imported; "
-            "give the source under the other licence a name of its own."
+            f"What came from {name!r} is here under the licence {known!r}, not {licence!r}. That is kept, and "
+            "nothing is taken in under the other; give what is under that a --source of its own."
         )
     return [SourceRow(name, licence, now), AuditRow("source added", name, licence, now)], None
 

@@ -5,6 +5,7 @@ Needs   pyarrow only
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -56,7 +57,7 @@ class Origins:
 def header_lines(sources: Listing, given: str | None) -> list[str]:
     """What the YAML of a card says: the licence given, else the one that every source has, else that it is another.
 
-    A licence that the Hub has no name for, and several of them, are `other`; the card's table has them all.
+    Several licences, and one that the Hub has no name for, are `other`; the card's table has them all.
     """
     licences = {source["licence"] for source in sources}
     if given is not None:
@@ -66,8 +67,8 @@ def header_lines(sources: Listing, given: str | None) -> list[str]:
     (licence, *more) = licences
     if more or not licence:
         return ["license: other"]
-    name = licence.lower()
-    return [f"license: {name}" if name in HUB_LICENCES else "license: other"]
+    name = "-".join(re.findall(r"[a-z0-9.]+", licence.lower()))
+    return [f"license: {name}"] if name in HUB_LICENCES else ["license: other", f"license_name: {name or 'unnamed'}"]
 
 
 def table_lines(sources: Listing, kinds: Sequence[str]) -> list[str]:

@@ -58,8 +58,9 @@ def test_the_card_has_a_table_of_sources_and_a_licence_only_when_there_is_one(fr
     def header(*licences):
         return header_lines([{"name": "s", "licence": licence} for licence in licences], None)
 
-    assert header("MIT", "MIT") == ["license: mit"]
-    assert header("MIT", None) == header("MIT", "ISC") == header("ours\nevil: 1") == ["license: other"]
+    assert header("MIT", "MIT") == ["license: mit"] and header("CC BY-NC 4.0") == ["license: cc-by-nc-4.0"]
+    assert header("MIT", None) == header("MIT", "ISC") == ["license: other"]
+    assert header("Ours\nevil: 1") == ["license: other", "license_name: ours-evil-1"]
     assert header(None) == header() == ["license: unknown"]
 
 
