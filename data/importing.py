@@ -171,7 +171,8 @@ def _readings(
         if isinstance(row, Unreadable):
             report.skip(place, row.why)
             continue
-        source, licence = _origin(kind, row, named or file, ours=mapping is None and is_ours(row), named=bool(named))
+        ours = mapping is None and is_ours(row)
+        source, licence = _origin(row, file, named) if ours else (named or file, None)
         try:
             reading = shapes.read(kind, row, source, mapping)
         except shapes.Misfit as misfit:
@@ -185,17 +186,14 @@ def _readings(
         yield _Read(place, rows, reading.said, source, licence)
 
 
-def _origin(kind: str, row: Row, source: str, *, ours: bool, named: bool) -> tuple[str, str | None]:
-    """Where a row comes from, and under which licence: a row of our own exports says both.
+def _origin(row: Row, file: str, named: str | None) -> tuple[str, str | None]:
+    """Where a row of our own exports says that it comes from, and under which licence; what is `named` goes before.
 
     What people labeled there comes from that file here, whatever it was called there.
     """
-    if not ours:
-        return source, None
     said, licence = row.get("source"), row.get("licence")
-    if isinstance(said, str) and said and not named and (kind == "prompts" or not source_problems(said)):
-        source = said
-    return source, licence if isinstance(licence, str) and licence else None
+    known = isinstance(said, str) and not source_problems(said)
+    return named or (str(said) if known else file), licence if isinstance(licence, str) and licence else None
 
 
 @dataclass(slots=True)
