@@ -92,6 +92,7 @@ def test_a_snapshot_of_the_second_format_is_read_and_verified(frozen, tmp_path):
     assert [row["labeler"] for row in snapshots.load(old).rows("rankings", "train")] == ["labeler-a"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["jsonl", "trl-parquet", "csv"])
 def test_an_import_of_an_export_keeps_its_sources_licences_details_and_times(hand_made, tmp_path, format):
     with Archive(hand_made / "feedback.duckdb") as archive, Store(None) as store:
