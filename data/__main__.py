@@ -129,7 +129,7 @@ def _export_folder(feedback: Archive | Client, options: argparse.Namespace, work
     from data.client import Client
     from data.dataset_folder import write_folder
 
-    write = partial(write_folder, kind=options.kind, folder=options.to, licence=options.licence or "unknown")
+    write = partial(write_folder, kind=options.kind, folder=options.to, licence=options.licence)
     if isinstance(feedback, Client):
         rows = write(feedback.export_batches(options.kind), agreement=feedback.stats()["agreement"])
     else:
@@ -357,7 +357,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=(*FORMATS, "hf"),
         help="else by the file's name: parquet, arrow, csv, or jsonl; hf makes PATH a Hugging Face dataset folder",
     )
-    exports.add_argument("--licence", metavar="NAME", help="with hf: the licence that its dataset card names")
+    exports.add_argument(
+        "--licence", metavar="NAME", help="with hf: the licence of the whole (else that of its sources)"
+    )
     curation.add_commands(command)
     listed = command("snapshots", snapshots, "list the snapshots")
     listed.add_argument("--json", action="store_true")

@@ -15,6 +15,7 @@ import duckdb
 from data.database import open_database
 from data.errors import StoreFailed
 from data.exports import Moment, moment_of
+from data.records import Checkpoint
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,6 +45,11 @@ class Archive:
                 yield moment
         except duckdb.Error as error:
             raise StoreFailed(f"The database could not read this ({error}). Nothing was changed; try again.") from error
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """As `Store.checkpoints`."""
+        with self.moment() as moment:
+            return moment.checkpoints()
 
     def batches(self, kind: str) -> Iterator[pa.RecordBatch]:
         """As `Store.batches`."""

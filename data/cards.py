@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+
+from data.origins import Listing, header_lines, table_lines
 
 MEANINGS = {
     "label_id": "id of the label",
@@ -38,6 +40,10 @@ MEANINGS = {
     "comment": "the labeler's remark",
     "guideline": "hash of the instructions that the labeler had",
     "tags": "words that sort the prompts",
+    "licence": "of the source; empty where nobody said",
+    "client_at": "when the labeler gave it, by their own clock or the file's word; empty where neither says",
+    "details": "JSON: what its file says of it besides, as a strength or ratings on another scale",
+    "started_from": "id of the model's response that the labeler began with",
     "chosen_id": "id of the response ranked higher",
     "rejected_id": "id of the response ranked lower",
     "response_id": "id of the response",
@@ -54,11 +60,17 @@ def card(
     created_at: str,
     labelers: int,
     agreement: Mapping[str, Any] | None,
-    licence: str,
+    sources: Listing,
+    counted: Sequence[str],
+    licence: str | None = None,
     made: str,
 ) -> str:
-    """README.md of the folder. Splits without rows are to be left out of `configs`: `datasets` cannot load them."""
-    lines = ["---", f"license: {licence}", "tags:", "- human-feedback", "configs:"]
+    """README.md of the folder. Splits without rows are to be left out of `configs`: `datasets` cannot load them.
+
+    `sources` says where the rows come from, with numbers for each of `counted`; a `licence` that is given is that of
+    the whole.
+    """
+    lines = ["---", *header_lines(sources, licence), "tags:", "- human-feedback", "configs:"]
     for number, (name, files) in enumerate(configs.items()):
         lines += [f"- config_name: {name}", *(["  default: true"] if not number else []), "  data_files:"]
         lines += [line for split, path in files.items() for line in (f"  - split: {split}", f"    path: {path}")]
@@ -66,8 +78,7 @@ def card(
     lines += ["| | split | rows |", "|---|---|---|"]
     lines += [f"| {name} | {split} | {rows} |" for name in counts for split, rows in counts[name].items()]
     lines += ["", f"Frozen on {created_at}, of {labelers} labelers, who go by pseudonyms. {_agreement(agreement)}", ""]
-    if licence == "unknown":
-        lines += ["No licence was stated: ask whoever collected the labels.", ""]
+    lines += table_lines(sources, counted)
     for name, schema in schemas.items():
         lines += [f"## {name}", "", "| column | type | |", "|---|---|---|"]
         lines += [f"| `{field.name}` | {_type(field.type)} | {MEANINGS.get(field.name, '')} |" for field in schema]
@@ -82,7 +93,7 @@ def _agreement(agreement: Mapping[str, Any] | None) -> str:
     if agreement.get("interval"):
         low, high = agreement["interval"]
         text += f" (95 % interval {low:.1%} to {high:.1%})"
-    return f"{text}. {agreement['definition']}." if agreement.get("definition") else f"{text}."
+    return f"{text}. Agreement is {agreement['definition']}." if agreement.get("definition") else f"{text}."
 
 
 def _type(type: pa.DataType) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -184,6 +185,15 @@ class Client:
         """Freeze the labels in the app's workspace: `snapshot, path, counts, promoted, created_at, choices`."""
         summary: dict[str, Any] = self._call("POST", "/snapshots", choices)
         return summary
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Every checkpoint with its present standing, oldest first."""
+        return [
+            Checkpoint(
+                **each | {"parents": tuple(each["parents"]), "created_at": datetime.fromisoformat(each["created_at"])}
+            )
+            for each in self._call("GET", "/checkpoints")
+        ]
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Hand in a checkpoint, or a new state of one."""

@@ -15,17 +15,24 @@ Row = dict[str, Any]
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _RESPONSES = pa.list_(pa.struct([("id", pa.string()), ("text", pa.string()), ("source", pa.string())]))
+# of a ranking and of what is made of it; empty where nothing is known, since readers of JSON guess types from the start
+_ORIGIN = [("source", pa.string()), ("licence", pa.string()), ("client_at", pa.string()), ("details", pa.string())]
 ROW_GROUP = 4_000  # rows of a Parquet file that are compressed together; few, so that streaming readers start soon
 PARQUET = {  # how Parquet files are written: only columns with few values have a dictionary, since texts are all new
     "compression": "zstd",
     "use_dictionary": [
-        *("prompt_id", "task_id", "ranking_id", "labeler", "source", "split", "guideline", "created_at"),
+        *("prompt_id", "task_id", "ranking_id", "labeler", "source", "licence", "split", "guideline", "created_at"),
         *(f"{name}.list.element.role" for name in ("prompt", "messages", "completion", "chosen", "rejected")),
         "responses.list.element.source",
     ],
     "write_statistics": ["label_id", "prompt_id", "created_at"],
 }
-JSON_COLUMNS = ("ratings", "flags", "rewrite")  # their keys differ from row to row, so they are kept as JSON text
+JSON_COLUMNS = (
+    "ratings",
+    "flags",
+    "rewrite",
+    "details",
+)  # their keys differ from row to row, so they are kept as JSON text
 SCHEMAS: dict[str, pa.Schema] = {
     "prompts": pa.schema(
         [
@@ -35,6 +42,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("split", pa.string()),
             ("source", pa.string()),
             ("created_at", pa.string()),
+            ("licence", pa.string()),
         ]
     ),
     "demonstrations": pa.schema(
@@ -51,6 +59,10 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("seconds", pa.float64()),
             ("split", pa.string()),
             ("guideline", pa.string()),
+            ("licence", pa.string()),
+            ("client_at", pa.string()),
+            ("details", pa.string()),
+            ("started_from", pa.string()),
         ]
     ),
     "rankings": pa.schema(
@@ -73,6 +85,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("rewrite", pa.string()),
             ("comment", pa.string()),
             ("guideline", pa.string()),
+            *_ORIGIN,
         ]
     ),
     "comparisons": pa.schema(
@@ -87,6 +100,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("split", pa.string()),
             ("chosen_id", pa.string()),
             ("rejected_id", pa.string()),
+            *_ORIGIN,
         ]
     ),
     "unpaired": pa.schema(
@@ -100,9 +114,31 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("rank", pa.int32()),
             ("split", pa.string()),
             ("response_id", pa.string()),
+            *_ORIGIN,
         ]
     ),
 }
+
+SINCE_3 = {  # columns that snapshots of formats 1 and 2 lack
+    "prompts": ("licence",),
+    "demonstrations": ("licence", "client_at", "details", "started_from"),
+    "rankings": ("source", "licence", "client_at", "details"),
+}
+
+
+def schema_of(kind: str, format: int) -> pa.Schema:
+    """The columns of a snapshot's file of this kind, in this format of snapshots."""
+    newer = SINCE_3[kind] if format < 3 else ()
+    return pa.schema([field for field in SCHEMAS[kind] if field.name not in newer])
+
+
+def completed(batch: pa.RecordBatch, kind: str) -> pa.RecordBatch:
+    """A batch of an older snapshot with the columns that it lacks, empty."""
+    empty = {"details": "{}"}
+    for name in SINCE_3[kind]:
+        if name not in batch.schema.names:
+            batch = batch.append_column(name, pa.repeat(empty.get(name, ""), len(batch)))
+    return batch.select(SCHEMAS[kind].names).cast(SCHEMAS[kind])
 
 
 def rows_of(batch: pa.RecordBatch) -> list[Row]:

@@ -7,21 +7,58 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.columns import SCHEMAS
+from data.columns import schema_of
 from data.fingerprint import Fingerprint
+from data.origins import Origins
 
-FORMAT = 2
+FORMAT = 3
+FORMATS = (1, 2, 3)
 KINDS = ("prompts", "demonstrations", "rankings")
 LABELS = ("demonstrations", "rankings")
 SPLITS = ("train", "heldout")
 NAMED_BY = ("choices", "weights", "aggregated", "heldout_labelers")  # fields of `about`, where there are any
+
+
+class FrozenFile(TypedDict):
+    """One Parquet file: how many rows, and the hash of what they say."""
+
+    rows: int
+    sha256: str
+
+
+class FrozenSource(TypedDict):
+    """Where some of the rows come from, and how many."""
+
+    name: str  # "labeler", "review", "rewrite", "seed", or what an import was called
+    licence: str | None  # None where nobody said
+    prompts: int
+    demonstrations: int
+    rankings: int
+
+
+class Manifest(TypedDict):
+    """What manifest.json says. What formats 1 and 2 lack is not required."""
+
+    hash: str  # the snapshot's name
+    format: int
+    counts: dict[str, int]
+    sources: NotRequired[list[FrozenSource]]
+    guidelines: list[str]  # hashes of the instructions that labelers had
+    labelers: list[str]  # pseudonyms
+    files: dict[str, FrozenFile]
+    agreement: dict[str, Any] | None
+    promoted: str | None  # the checkpoint that was promoted when the labels were frozen
+    about: dict[str, Any]  # how the labels were chosen, weights, what was left out
+    created_at: str  # ISO 8601, in UTC
+    seal: NotRequired[str]  # hash of all the rest
+    label_ids: NotRequired[list[str]]  # in format 1
 
 
 def name_of(files: dict[str, str], about: dict[str, Any]) -> str:
@@ -35,7 +72,7 @@ def file_of(kind: str, split: str) -> str:
     return f"{kind}/{split}.parquet"
 
 
-def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest with a hash of all that it says."""
     said = {name: value for name, value in manifest.items() if name != "seal"}
     return said | {"seal": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
@@ -43,8 +80,9 @@ def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Contents:
-    """Counts and hashes of all files of a snapshot."""
+    """Counts and hashes of all files of a snapshot, of this format or of format 2."""
 
+    format: int = FORMAT
     counts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(
             ["demonstrations_trainable", "rankings_trainable", *KINDS, *(f"{kind}_heldout" for kind in KINDS)], 0
@@ -53,11 +91,14 @@ class Contents:
     lines: dict[str, int] = field(
         default_factory=lambda: {file_of(kind, split): 0 for kind in KINDS for split in SPLITS}
     )
-    prints: dict[str, Fingerprint] = field(
-        default_factory=lambda: {file_of(kind, split): Fingerprint(SCHEMAS[kind]) for kind in KINDS for split in SPLITS}
-    )
+    prints: dict[str, Fingerprint] = field(init=False)
     guidelines: set[str] = field(default_factory=set)
     labelers: set[str] = field(default_factory=set)
+    origins: Origins = field(default_factory=lambda: Origins(KINDS))
+
+    def __post_init__(self) -> None:
+        schemas = {kind: schema_of(kind, self.format) for kind in KINDS}
+        self.prints = {file_of(kind, split): Fingerprint(schemas[kind]) for kind in KINDS for split in SPLITS}
 
     def added(self, kind: str, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
         """The rows of each batch that belong to one split, with that split, once they are counted and hashed."""
@@ -77,6 +118,8 @@ class Contents:
         self.lines[name] += count
         self.counts[kind] += count
         self.counts[f"{kind}_heldout"] += count if split == "heldout" else 0
+        if self.format > 2:
+            self.origins.add(kind, rows)
         if kind not in LABELS:
             return
         self.labelers.update(pc.unique(rows.column("labeler")).to_pylist())
@@ -93,8 +136,9 @@ class Contents:
         files = self.hashes()
         return {
             "hash": name_of(files, about),
-            "format": FORMAT,
+            "format": self.format,
             "counts": self.counts,
+            **({"sources": self.origins.listing()} if self.format > 2 else {}),
             "guidelines": sorted(self.guidelines),
             "labelers": sorted(self.labelers),
             "files": {name: {"rows": self.lines[name], "sha256": files[name]} for name in sorted(files)},

@@ -39,22 +39,9 @@ class Counts:
 
     def of(self, moment: Moment, live: Live, now: datetime) -> dict[str, Any]:
         """All of them, ready for JSON; labelers by pseudonym."""
-        splits = dict(moment.select("SELECT split, count(*) FROM standing_prompts GROUP BY split"))
-        labelers = {
-            name: {"rankings": rankings, "demonstrations": demonstrations}
-            for name, rankings, demonstrations in moment.select(_LABELERS)
-        }
         return {
-            "prompts": {"train": splits.get("train", 0), "heldout": splits.get("heldout", 0)},
+            **label_counts(moment),
             "tasks": {kind: states(live, kind) for kind in KINDS},
-            "labels": {
-                "rankings": sum(counts["rankings"] for counts in labelers.values()),
-                "demonstrations": sum(counts["demonstrations"] for counts in labelers.values()),
-                "skips": moment.select("SELECT count(*) FROM skips")[0][0],
-                "rankings_trainable": moment.select(_TRAINABLE)[0][0],
-                "demonstrations_trainable": moment.select(_DEMONSTRATED)[0][0],
-            },
-            "labelers": labelers,
             "agreement": self._current_agreement(moment, live),
             "tasks_per_hour": moment.select(_LAST_HOUR, {"since": now - timedelta(hours=1)})[0][0],
         }
@@ -74,6 +61,26 @@ class Counts:
             by_labeler = {name: asdict(each) for name, each in found.items()}
             self._reliability = (live, changes, {"definition": DEFINITION, "labelers": by_labeler})
         return self._reliability[2]
+
+
+def label_counts(moment: Moment) -> dict[str, Any]:
+    """What stands: `prompts` by split, `labels` by kind, `labelers` with what each gave."""
+    splits = dict(moment.select("SELECT split, count(*) FROM standing_prompts GROUP BY split"))
+    labelers = {
+        name: {"rankings": rankings, "demonstrations": demonstrations}
+        for name, rankings, demonstrations in moment.select(_LABELERS)
+    }
+    return {
+        "prompts": {"train": splits.get("train", 0), "heldout": splits.get("heldout", 0)},
+        "labels": {
+            "rankings": sum(counts["rankings"] for counts in labelers.values()),
+            "demonstrations": sum(counts["demonstrations"] for counts in labelers.values()),
+            "skips": moment.select("SELECT count(*) FROM skips")[0][0],
+            "rankings_trainable": moment.select(_TRAINABLE)[0][0],
+            "demonstrations_trainable": moment.select(_DEMONSTRATED)[0][0],
+        },
+        "labelers": labelers,
+    }
 
 
 def states(live: Live, kind: TaskKind) -> dict[str, int]:

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from data.cards import card
 from data.columns import PARQUET, ROW_GROUP
 from data.errors import InvalidInput
+from data.origins import Origins
 from data.pairs import trl, trl_schema
 
 SHARD = 300_000_000  # bytes of a file; the next row group goes into another
@@ -49,10 +50,11 @@ def write_folder(
     folder: Path,
     *,
     agreement: Mapping[str, Any] | None,
-    licence: str = "unknown",
+    licence: str | None = None,
 ) -> dict[str, int]:
     """Write the rows in TRL's columns, a split to a file or several; how many rows each split has.
 
+    The card lists where they come from; its licence is the one given, else that of the sources.
     Raises InvalidInput when the folder is there already and not empty, or where it would go is none.
     """
     folder = folder.resolve()
@@ -65,7 +67,9 @@ def write_folder(
     try:
         shards: dict[str, _Shards] = {}
         labelers: set[str] = set()
+        origins = Origins((kind,))
         for batch in batches:
+            origins.add(kind, batch)
             if "labeler" in batch.schema.names:
                 labelers.update(pc.unique(batch.column("labeler")).to_pylist())
             for split in pc.unique(batch.column("split")).to_pylist():
@@ -82,6 +86,8 @@ def write_folder(
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             labelers=len(labelers),
             agreement=agreement if labelers else None,
+            sources=origins.listing(),
+            counted=(kind,),
             licence=licence,
             made=f"{MADE[kind]} A prompt is on one side of the split for ever.",
         )

@@ -19,6 +19,7 @@ import duckdb
 
 from data.database import Database, cursor_of
 from data.records import (
+    Checkpoint,
     Demonstration,
     DemonstrationAnswer,
     Message,
@@ -43,21 +44,28 @@ BATCH = 30_000  # rows of a stream at a time
 Row = dict[str, Any]
 
 # What goes out, as streams of rows that know their share. {chosen} and {wanted} are joins with what is asked for.
-_TIME = "replace(strftime({}.created_at, '%Y-%m-%dT%H:%M:%S.%f'), '.000000', '') || '+00:00' AS created_at"  # isoformat
+_ISO = "replace(strftime({}, '%Y-%m-%dT%H:%M:%S.%f'), '.000000', '') || '+00:00'"  # isoformat
+_TIME = f"{_ISO} AS created_at"
+_ORIGIN = f"""coalesce(licence, '') AS licence, coalesce({_ISO.format("label.client_at")}, '') AS client_at,
+            coalesce(details::VARCHAR, '{{{{}}}}') AS details"""
+_JOINED = """LEFT JOIN label_details USING (label_id)
+            LEFT JOIN sources ON sources.name = if(starts_with(label.source, 'rewrite:'), 'rewrite', label.source)"""
 _MESSAGES = """from_json(messages, '[{{"role":"VARCHAR","content":"VARCHAR"}}]') AS messages"""
 _STREAMS = {
     "rankings": f"""
-        SELECT share, label_id, revision, task_id, task_number, prompt_id, ranks, labeler, {_TIME.format("label")},
-            seconds, display_order, ratings::VARCHAR AS ratings, flags::VARCHAR AS flags, rewrite::VARCHAR AS rewrite,
-            comment, guideline
-        FROM standing_rankings label JOIN shares USING (prompt_id) {{chosen}}""",
+        SELECT share, label_id, revision, task_id, task_number, prompt_id, ranks, labeler,
+            {_TIME.format("label.created_at")}, seconds, display_order, ratings::VARCHAR AS ratings,
+            flags::VARCHAR AS flags, rewrite::VARCHAR AS rewrite, comment, guideline, source, {_ORIGIN}
+        FROM standing_rankings label JOIN shares USING (prompt_id) {{chosen}} {_JOINED}""",
     "demonstrations": f"""
-        SELECT share, label_id, revision, task_id, prompt_id, response, labeler, source, {_TIME.format("label")},
-            seconds, guideline
-        FROM standing_demonstrations label JOIN shares USING (prompt_id) {{chosen}}""",
+        SELECT share, label_id, revision, task_id, prompt_id, response, labeler, source,
+            {_TIME.format("label.created_at")}, seconds, guideline, {_ORIGIN},
+            coalesce(started_from, '') AS started_from
+        FROM standing_demonstrations label JOIN shares USING (prompt_id) {{chosen}} {_JOINED}""",
     "prompts": f"""
-        SELECT share, prompt_id, {_MESSAGES}, tags, split, source, {_TIME.format("standing_prompts")}
-        FROM standing_prompts JOIN shares ON id = prompt_id""",
+        SELECT share, prompt_id, {_MESSAGES}, tags, split, source, {_TIME.format("prompt.created_at")},
+            coalesce(licence, '') AS licence
+        FROM standing_prompts prompt JOIN shares ON id = prompt_id LEFT JOIN sources ON sources.name = prompt.source""",
     "responses": """
         SELECT share, task_number, position, id, text, source FROM responses JOIN shares USING (prompt_id)
         SEMI JOIN (SELECT task_number FROM standing_rankings {chosen}) USING (task_number)""",
@@ -78,6 +86,11 @@ _SIZES = {
 }
 _BY_TASK = """FROM (SELECT task_number, labeler, arg_max(ranks, created_at) AS ranks FROM standing_rankings
     WHERE source <> 'review' GROUP BY task_number, labeler) GROUP BY task_number HAVING count(*) > 1"""
+_CHECKPOINTS = """
+    SELECT id, stage, parents, snapshot, metrics, coalesce(state, 'candidate'), coalesce(reason, ''), created_at
+    FROM checkpoints LEFT JOIN (
+        SELECT id, arg_max(state, rowid) AS state, arg_max(reason, rowid) AS reason FROM checkpoint_states GROUP BY id
+    ) standing USING (id) ORDER BY checkpoints.rowid"""
 _PARTS = {  # the streams that a kind of rows is put together from
     "rankings": ("rankings", "responses", "prompts"),
     "demonstrations": ("demonstrations", "prompts"),
@@ -231,6 +244,15 @@ class Moment:
         sql = "SELECT id FROM checkpoint_states GROUP BY id HAVING arg_max(state, rowid) = 'promoted'"
         found = self.select(sql)
         return found[0][0] if found else None
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Every checkpoint with its present standing, oldest first."""
+        found = {}
+        for id, stage, parents, snapshot, metrics, state, reason, created_at in self.select(_CHECKPOINTS):
+            found[id] = Checkpoint(
+                id, stage, tuple(parents), snapshot, json.loads(metrics), state, reason, created_at.astimezone(UTC)
+            )
+        return list(found.values())  # each in its latest version, at the place of its first
 
     def ranks_by_task(self) -> Counter[tuple[tuple[int | None, ...], ...]]:
         """How many tasks several labelers ranked like this: one vector of ranks from each, their latest."""

@@ -37,7 +37,8 @@ FORMULA = re.compile(r"'*[=+\-@\t\r]")  # what a spreadsheet runs; with quotes b
 # cells of a CSV file that may hold JSON; in all others a bracket is just a bracket
 _STRUCTURED = frozenset(
     "messages prompt completion completions chosen rejected responses ranks tags ratings flags rewrite unrankable "
-    "display_order conversations conversation_a conversation_b turns labels instances systems passages feedback".split()
+    "display_order details conversations conversation_a conversation_b turns labels instances systems passages "
+    "feedback".split()
 )
 
 _SPLIT = re.compile(r"(?:^|[/._-])(train|test|validation|valid|val|dev|eval)(?=$|[/._-]|\d)")

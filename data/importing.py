@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from data import shapes
-from data.errors import InvalidInput
+from data.errors import Conflict, InvalidInput
 from data.formats import Found, Unreadable, rows_of
 from data.records import NOBODY, NewDemonstration, NewPrompt, NewRanking
 from data.reports import Report
 from data.shapes.fields import Said
+from data.shapes.plain import is_ours
 from data.shapes.trees import gathered
 from data.validate import prompt_problems, refuse, responses_problems, source_problems
 
@@ -65,20 +67,23 @@ def import_file(
 ) -> Report:
     """Import a file of prompts, demonstrations, comparisons or rankings.
 
-    `source` names where it comes from (the file's name, unless given), and the `licence` is kept with that name.
+    `source` names where it comes from, else each row of one of our own exports, else the file's name; the `licence` is
+    kept with that name, unless such a row has its own.
     `known` are the ids of prompts that are there already, to tell the new ones. With `ask`, that many labelers are
     asked for a demonstration of each imported train prompt. Raises NotFound, InvalidInput and Conflict for the file as
     a whole.
     """
-    report, source = Report(kind, str(path)), source or path.name
-    refuse(source_problems(source))
+    report, whole = Report(kind, str(path)), source or path.name
+    refuse(source_problems(whole))
     if licence is not None:
-        feedback.add_source(source, licence)
-    put = _Putting(feedback, report, source, set(known), ask)
+        feedback.add_source(whole, licence)
+    put = _Putting(feedback, report, set(known), ask, licence)
     waiting: list[_Read] = []
     characters = 0
     found = rows_of(path, lambda done: watch(done, report))
-    for read in _readings(kind, found, source, mapping, report):
+    for read in _readings(kind, found, source, path.name, mapping, report):
+        if not put.licensed(read):
+            continue
         waiting.append(read)
         characters += len(repr(read.said))
         if len(waiting) == BATCH_ROWS or characters > BATCH_CHARACTERS:
@@ -99,7 +104,7 @@ def preview(
     """
     report, stored = Report(kind, str(path)), []
     found = itertools.islice(rows_of(path), PREVIEWED)
-    for read in _readings(kind, found, source or path.name, mapping, report):
+    for read in _readings(kind, found, source, path.name, mapping, report):
         problems = [problem for said in read.said for problem in _problems(said)]
         if problems:
             report.skip(read.place, "; ".join(problems[:3]), read.rows)
@@ -153,10 +158,12 @@ class _Read:
     place: str
     rows: int
     said: list[Said]
+    source: str
+    licence: str | None  # where the row itself names it
 
 
 def _readings(
-    kind: str, found: Iterable[Found], source: str, mapping: shapes.Mapping | None, report: Report
+    kind: str, found: Iterable[Found], named: str | None, file: str, mapping: shapes.Mapping | None, report: Report
 ) -> Iterator[_Read]:
     """The rows that say something; the others go into the report."""
     for place, rows, row in gathered(found) if mapping is None else ((place, 1, row) for place, row in found):
@@ -164,6 +171,8 @@ def _readings(
         if isinstance(row, Unreadable):
             report.skip(place, row.why)
             continue
+        ours = mapping is None and is_ours(row)
+        source, licence = _origin(row, file, named) if ours else (named or file, None)
         try:
             reading = shapes.read(kind, row, source, mapping)
         except shapes.Misfit as misfit:
@@ -174,7 +183,17 @@ def _readings(
         report.shapes[reading.shape] += rows
         for why in reading.left_out:
             report.leave_out(place, why)
-        yield _Read(place, rows, reading.said)
+        yield _Read(place, rows, reading.said, source, licence)
+
+
+def _origin(row: Row, file: str, named: str | None) -> tuple[str, str | None]:
+    """Where a row of our own exports says that it comes from, and under which licence; what is `named` goes before.
+
+    What people labeled there comes from that file here, whatever it was called there.
+    """
+    said, licence = row.get("source"), row.get("licence")
+    known = isinstance(said, str) and not source_problems(said)
+    return named or (str(said) if known else file), licence if isinstance(licence, str) and licence else None
 
 
 @dataclass(slots=True)
@@ -183,21 +202,45 @@ class _Putting:
 
     feedback: Intake
     report: Report
-    source: str
     known: set[str]
     ask: int
+    licence: str | None  # of what names none itself
+    _refusals: dict[tuple[str, str], str | None] = field(default_factory=dict)  # why a source is not under a licence
+
+    def licensed(self, read: _Read) -> bool:
+        """Keep the licence of the row's source. A row whose source is here under another one is skipped."""
+        licence = read.licence or self.licence
+        if licence is None:
+            return True
+        key = (read.source, licence)
+        if key not in self._refusals:
+            try:
+                self.feedback.add_source(*key)
+                self._refusals[key] = None
+            except (Conflict, InvalidInput) as error:
+                self._refusals[key] = str(error)
+        if why := self._refusals[key]:
+            self.report.skip(read.place, why, read.rows)
+            return False
+        return True
 
     def put(self, waiting: list[_Read]) -> None:
+        """All of them, those of each source together."""
+        by_source: dict[str, list[_Read]] = {}
+        for read in waiting:
+            by_source.setdefault(read.source, []).append(read)
+        for reads in by_source.values():
+            self._put(reads)
+
+    def _put(self, waiting: list[_Read]) -> None:
         """All of them, or when the store refuses, each half: the row at fault is found, and the others go in."""
-        if not waiting:
-            return
         said = [said for read in waiting for said in read.said]
         try:
-            new = self._add(said)
+            new = self._add(said, waiting[0].source)
         except InvalidInput as error:
             if len(waiting) > 1:
-                self.put(waiting[: len(waiting) // 2])
-                self.put(waiting[len(waiting) // 2 :])
+                self._put(waiting[: len(waiting) // 2])
+                self._put(waiting[len(waiting) // 2 :])
             elif len(said) > 1:
                 self._put_apart(waiting[0])
             else:
@@ -212,7 +255,7 @@ class _Putting:
         refused: list[str] = []
         for said in read.said:
             try:
-                self.report.new += self._add([said])
+                self.report.new += self._add([said], read.source)
                 self.report.labels += 1
             except InvalidInput as error:
                 refused.append(str(error))
@@ -223,7 +266,7 @@ class _Putting:
         for why in refused:
             self.report.leave_out(read.place, why)
 
-    def _add(self, said: list[Said]) -> int:
+    def _add(self, said: list[Said], source: str) -> int:
         """Hand them over; how many are new."""
         prompts = list(dict.fromkeys(each.prompt for each in said))
         id_of = dict(zip(prompts, self.feedback.add_prompts(prompts), strict=True))
@@ -242,8 +285,8 @@ class _Putting:
             elif each.label is not None:
                 rankings.append(replace(each.label, prompt_id=id))
         if demonstrations:
-            return len(self.feedback.add_demonstrations(demonstrations, labeler=NOBODY, source=self.source))
-        return len(self.feedback.add_rankings(rankings, source=self.source))
+            return len(self.feedback.add_demonstrations(demonstrations, labeler=NOBODY, source=source))
+        return len(self.feedback.add_rankings(rankings, source=source))
 
 
 def seed(feedback: Intake) -> dict[str, int]:
@@ -252,6 +295,8 @@ def seed(feedback: Intake) -> dict[str, int]:
     What is there already is left alone. How many prompts and demonstrations are bundled, how many demonstrations and
     demonstration tasks are new.
     """
+    with suppress(Conflict):  # somebody stated another licence
+        feedback.add_source("seed", "Apache-2.0")
     prompts = [said.prompt for said in _seeds("prompts")]
     written = _seeds("demonstrations")
     ids = feedback.add_prompts(prompts)

@@ -31,6 +31,7 @@ from data.rows import (
     digest_of,
 )
 from data.validate import (
+    LABELED_HERE,
     CheckedRanking,
     check_json,
     check_text,
@@ -80,16 +81,19 @@ def _said(given: Sequence[Any], place: int) -> bool:
 
 
 def add_source(live: Live, now: datetime, *, name: str, licence: str) -> tuple[list[Row], None]:
-    """Where what is imported comes from, and its licence. Raises InvalidInput, or Conflict for another licence."""
-    refuse(source_problems(name))
+    """Where labels come from, an import or the labelers here (LABELED_HERE), and under which licence they are.
+
+    Raises InvalidInput, or Conflict for another licence.
+    """
+    refuse([] if name in LABELED_HERE else source_problems(name))
     check_text(licence, "licence", required=True, limit=200)
     known = live.sources.get(name)
     if known == licence:
         return [], None
     if known is not None:
         raise Conflict(
-            f"What came from {name!r} is here under the licence {known!r}, not {licence!r}. Nothing was imported; "
-            "give the source under the other licence a name of its own."
+            f"What came from {name!r} is here under the licence {known!r}, not {licence!r}. That is kept, and "
+            "nothing is taken in under the other; give what is under that a --source of its own."
         )
     return [SourceRow(name, licence, now), AuditRow("source added", name, licence, now)], None
 

@@ -53,6 +53,7 @@ def unpaired(rankings: pa.RecordBatch) -> pa.RecordBatch:
     return _batch(columns, "unpaired")
 
 
+_OF_THE_RANKING = ("labeler", "prompt_id", "prompt", "split", "source", "licence", "client_at", "details")
 OF_RANKINGS = {"comparisons": comparisons, "unpaired": unpaired}
 
 
@@ -106,7 +107,7 @@ def _offsets(lists: pa.Array) -> pa.Array:
 
 def _labels(rankings: pa.RecordBatch, row: np.ndarray) -> dict[str, pa.Array]:
     """What is said of the ranking in each of these rows."""
-    names = {"ranking_id": "label_id"} | {name: name for name in ("labeler", "prompt_id", "prompt", "split")}
+    names = {"ranking_id": "label_id"} | {name: name for name in _OF_THE_RANKING}
     return {name: rankings.column(of).take(pa.array(row)) for name, of in names.items()}
 
 

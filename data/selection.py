@@ -136,7 +136,8 @@ def select(moment: Moment, choices: Choices) -> Selection:
     heldout = frozenset(name for name in rankings.values() if place_of(name) < choices.hold_out_labelers)
     agreement = summary(list(_by_labeler(given).values()) for given in tasks.values())
     labels = {*demonstrations, *rankings}
-    combined, aggregated = _combine(labels, tasks, heldout, choices.aggregate, weights)
+    licences = dict(moment.select("SELECT name, licence FROM sources"))
+    combined, aggregated = _combine(labels, tasks, heldout, choices.aggregate, weights, licences)
     _refuse_nothing(labels, left_out)
     found = {"choices": choices.as_json(), "weights": weights, "heldout_labelers": sorted(heldout)}
     about = {name: value for name, value in (found | {"aggregated": aggregated}).items() if value}
@@ -234,7 +235,12 @@ def _leave_out(rankings: dict[str, str], tasks: Tasks, name: str, ids: Iterable[
 
 
 def _combine(
-    labels: set[str], tasks: Tasks, heldout: Collection[str], method: str, weights: dict[str, float]
+    labels: set[str],
+    tasks: Tasks,
+    heldout: Collection[str],
+    method: str,
+    weights: dict[str, float],
+    licences: dict[str, str],
 ) -> tuple[dict[str, Row], dict[str, list[str]]]:
     """Let one row stand for the rankings of each task: `labels` keeps the label whose row it takes the place of.
 
@@ -262,12 +268,28 @@ def _combine(
             "ranks": combine([ranking.ranks for ranking in rows], votes),
             "created_at": iso(max(ranking.created_at for ranking in rows)),
             "ratings": _mean_ratings(rows),
+            **_joint_origin(rows, licences),
             **_SAID_BY_ONE,
         }
     return combined, made_of
 
 
-_SAID_BY_ONE: Row = {"seconds": None, "display_order": [], "flags": {}, "rewrite": None, "comment": ""}
+_SAID_BY_ONE: Row = {
+    "seconds": None,
+    "display_order": [],
+    "flags": {},
+    "rewrite": None,
+    "comment": "",
+    "client_at": "",
+    "details": {},
+}
+
+
+def _joint_origin(rows: Iterable[_Ranking], licences: dict[str, str]) -> dict[str, str]:
+    """The sources of these rankings and their licences; none when one of them is not known."""
+    sources = sorted({ranking.source for ranking in rows})
+    known = sorted({licences.get(source, "") for source in sources})
+    return {"source": " and ".join(sources), "licence": " and ".join(known) if all(known) else ""}
 
 
 def _mean_ratings(rows: Iterable[_Ranking]) -> dict[str, dict[str, float]]:

@@ -10,7 +10,8 @@ the name. So the same labels always give the same name, whatever order they came
 an edited file no longer fits the folder it lies in. The manifest is checked against the rows too, and sealed with a
 hash of its own. The folder is written under another name and renamed: a snapshot is there whole or not at all.
 `datasets.load_dataset(path)` reads it too; README.md tells it which file is which.
-Snapshots of format 1, which hashed rows as JSON and listed label ids in the manifest, are still read and verified.
+Snapshots of format 1, which hashed rows as JSON and listed label ids in the manifest, and of format 2, whose rows lack
+some columns (data/columns.py), are still read and verified.
 
     python -m data freeze
 """
@@ -26,7 +27,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,23 +35,26 @@ import pyarrow.parquet as pq
 
 from data import verification
 from data.cards import card
-from data.columns import PARQUET, ROW_GROUP, SCHEMAS, Row, batches_of
-from data.contents import FORMAT, LABELS, SPLITS, Contents, file_of, sealed
+from data.columns import PARQUET, ROW_GROUP, SCHEMAS, Row, batches_of, completed
+from data.contents import FORMATS, KINDS, LABELS, SPLITS, Contents, Manifest, file_of, sealed
 from data.errors import DamagedSnapshot, InvalidInput, NotFound
+from data.pairs import OF_RANKINGS
+from data.reading import Readable
+from data.records import Split
 from data.verification import damage
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A folder of frozen labels and its manifest."""
+class Snapshot(Readable):
+    """A folder of frozen labels and its manifest; data/reading.py has its records."""
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     @property
     def hash(self) -> str:
         """The snapshot's name: 16 hex digits of the hash of its rows."""
-        return str(self.manifest["hash"])
+        return self.manifest["hash"]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -78,22 +82,34 @@ class Snapshot:
     @property
     def promoted(self) -> str | None:
         """The checkpoint that was promoted when the labels were frozen."""
-        promoted: str | None = self.manifest["promoted"]
-        return promoted
+        return self.manifest["promoted"]
 
     @property
     def about(self) -> dict[str, Any]:
         """How the labels were chosen, and what a trainer goes by (data/selection.py); empty when nothing was chosen."""
-        about: dict[str, Any] = self.manifest.get("about") or {}
-        return about
+        return self.manifest.get("about") or {}
 
     def batches(self, kind: str, split: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows of one file, by prompt and label: `kind` is prompts, demonstrations or rankings."""
         with pq.ParquetFile(self.path / file_of(kind, split)) as file:
             yield from file.iter_batches(batch_size=ROW_GROUP, columns=columns)
 
+    def read(self, kind: str, split: Split | None = None) -> Iterator[pa.RecordBatch]:
+        """Rows of one split or of both, also of the comparisons and verdicts that follow from the rankings."""
+        of = "rankings" if kind in OF_RANKINGS else kind
+        for name in SPLITS if split is None else (split,):
+            for batch in self.batches(of, name):
+                whole = completed(batch, of)
+                yield OF_RANKINGS[kind](whole) if kind in OF_RANKINGS else whole
+
+    def count(self, kind: str, split: Split | None = None) -> int:
+        """How many rows `read` would give; of the files as the manifest says."""
+        if kind in OF_RANKINGS or self.manifest["format"] == 1:  # whose manifest does not say
+            return Readable.count(self, kind, split)
+        return sum(self.manifest["files"][file_of(kind, name)]["rows"] for name in SPLITS if split in (None, name))
+
     def rows(self, kind: str, split: str) -> Iterator[Row]:
-        """The same rows as dictionaries, one by one."""
+        """The rows of one file as dictionaries, one by one."""
         for batch in self.batches(kind, split):
             yield from batch.to_pylist()
 
@@ -158,9 +174,9 @@ def freeze(
             if not target.is_dir():
                 raise
             # already there: it is the labels that name it, whatever is promoted by now
-            return Snapshot(target, load(target).manifest | {"promoted": promoted})
+            return Snapshot(target, {**load(target).manifest, "promoted": promoted})
         _sync(folder)
-        return Snapshot(target, manifest)
+        return Snapshot(target, cast("Manifest", manifest))
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -190,10 +206,10 @@ def unverified(path: Path) -> Snapshot:
         raise NotFound(f"There is no snapshot in {path}. `python -m data snapshots` lists those there are.") from error
     except ValueError as error:
         raise damage(path, path / "manifest.json", f"it is not JSON ({error})") from error
-    if not isinstance(manifest, dict) or manifest.get("format") not in (1, FORMAT):
+    if not isinstance(manifest, dict) or manifest.get("format") not in FORMATS:
         found = manifest.get("format") if isinstance(manifest, dict) else manifest
         raise damage(path, path / "manifest.json", f"its format is {found!r}, unknown to this Pawl")
-    return Snapshot(path, manifest)
+    return Snapshot(path, cast("Manifest", manifest))
 
 
 def verify(path: Path) -> None:
@@ -289,7 +305,8 @@ def _readme(manifest: dict[str, Any]) -> str:
         created_at=manifest["created_at"],
         labelers=len(manifest["labelers"]),
         agreement=manifest["agreement"],
-        licence="unknown",
+        sources=manifest["sources"],
+        counted=KINDS,
         made=(
             'Human feedback, frozen by Pawl. Read it with `datasets.load_dataset(path, "rankings")`, or as plain '
             "Parquet; `python -m data verify` tells whether a row was changed."

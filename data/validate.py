@@ -27,7 +27,7 @@ from data.rows import as_json, digest_of
 RESPONSES = range(2, 10)  # how many responses a ranking may have
 MAX_OVERLAP = 100
 MAX_DRAFT = 10 * MAX_TEXT  # characters of a draft as JSON
-OWN_SOURCES = ("labeler", "review")
+LABELED_HERE = ("labeler", "review", "rewrite")  # sources of what people say in the app; of rewrites with their label
 SHOWN = 20  # problems named in one message
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -85,7 +85,7 @@ def check_text(value: object, field: str, *, required: bool = False, limit: int 
 
 def source_problems(source: object) -> list[str]:
     """What an import is said to come from. The names that labels given here have as their source are not to be had."""
-    if source in OWN_SOURCES or (isinstance(source, str) and source.startswith("rewrite:")):
+    if source in LABELED_HERE or (isinstance(source, str) and source.startswith("rewrite:")):
         return [f"source is {shown(source)}, which names what people label here"]
     return text_problems(source, "source", required=True, limit=1_000)
 

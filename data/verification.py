@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from data.columns import SCHEMAS
+from data.columns import schema_of
 from data.contents import KINDS, SPLITS, Contents, file_of, name_of, sealed
 from data.errors import DamagedSnapshot
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 def verify(snapshot: Snapshot) -> None:
     """Read every row. Raises DamagedSnapshot with the name of the file that was changed, and what is wrong with it."""
     old = snapshot.manifest["format"] == 1
-    contents, found = Contents(), {}
+    contents, found = Contents(snapshot.manifest["format"]), {}
     for kind in KINDS:
         for split in SPLITS:
             name = file_of(kind, split)
             found[name] = _old_hash(snapshot, kind, split) if old else _hash(snapshot, kind, split, contents)
-            said = snapshot.manifest["files"].get(name, {})
+            said: dict[str, Any] = {**snapshot.manifest["files"].get(name, {})}
             if found[name] != said.get("sha256"):
                 what = "its rows were changed"
                 if not old and contents.lines[name] != said.get("rows"):
@@ -70,13 +70,13 @@ def _old_lies(snapshot: Snapshot, found: dict[str, str]) -> str:
 
 def _hash(snapshot: Snapshot, kind: str, split: str, contents: Contents) -> str:
     """The hash of one file's rows, which are counted too."""
-    name = file_of(kind, split)
+    name, schema = file_of(kind, split), schema_of(kind, contents.format)
     try:
         for batch in snapshot.batches(kind, split):
-            if batch.schema.names != SCHEMAS[kind].names:
+            if batch.schema.names != schema.names:
                 raise damage(snapshot.path, snapshot.path / name, "its columns were changed")
             batch.validate(full=True)
-            contents.add(kind, split, batch.cast(SCHEMAS[kind]))
+            contents.add(kind, split, batch.cast(schema))
     except (pa.ArrowException, OSError) as error:
         raise damage(snapshot.path, snapshot.path / name, f"it cannot be read ({error})") from error
     return contents.prints[name].hexdigest()

@@ -9,6 +9,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.errors import NotFound
+
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
@@ -19,10 +21,20 @@ class Workspace:
     @classmethod
     def at(cls, path: str | Path | None = None) -> Workspace:
         """The workspace at `path`, else $PAWL_WORKSPACE, else ./var; made if it is not there."""
-        root = Path(path or os.environ.get("PAWL_WORKSPACE") or "var").resolve()
-        workspace = cls(root)
+        workspace = cls(_root(path))
         for folder in (workspace.snapshots, workspace.batches, workspace.checkpoints, workspace.runs):
             folder.mkdir(parents=True, exist_ok=True)
+        return workspace
+
+    @classmethod
+    def existing(cls, path: str | Path | None = None) -> Workspace:
+        """The same, when it is only to be read: nothing is made. Raises NotFound when there is none."""
+        workspace = cls(_root(path))
+        if not workspace.database.exists() and not workspace.snapshots.is_dir():
+            raise NotFound(
+                f"There is no workspace at {workspace.root}: neither feedback.duckdb nor snapshots/. Name its folder, "
+                "or set $PAWL_WORKSPACE."
+            )
         return workspace
 
     @property
@@ -48,3 +60,7 @@ class Workspace:
     @property
     def server(self) -> Path:
         return self.root / "server.json"
+
+
+def _root(path: str | Path | None) -> Path:
+    return Path(path or os.environ.get("PAWL_WORKSPACE") or "var").resolve()

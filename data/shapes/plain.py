@@ -14,6 +14,7 @@ from typing import Any
 from data.records import FLAGS, RATINGS, Message, NewResponse
 from data.shapes import fields
 from data.shapes.fields import PROMPT_KEYS, Answer, Misfit, Row, Said, Shape, text
+from data.validate import source_problems
 
 RESPONSE_KEYS = ("response", "completion", "output", "answer")
 
@@ -27,8 +28,7 @@ def prompts(row: Row, source: str) -> Iterator[Said | str]:
     messages = fields.conversation(row)
     if row.get("prompt") is None and messages[-1].role == "assistant":
         messages = messages[:-1]
-    named = row.get("source") if _is_ours(row) else None
-    yield Said(fields.new_prompt(row, messages, named if isinstance(named, str) and named else source))
+    yield Said(fields.new_prompt(row, messages, source))
 
 
 def demonstrations(row: Row, source: str) -> Iterator[Said | str]:
@@ -127,14 +127,29 @@ def _display_order(order: Any, ids: list[Any]) -> tuple[int, ...]:
 
 
 def _answer(row: Row, details: Row | None = None) -> Answer:
-    labeled_at = row.get("labeled_at", row.get("created_at") if _is_ours(row) else None)
     return Answer(
         labeler=fields.name_of(row.get("labeler")),
         comment=text(row["comment"], "comment") if row.get("comment") else "",
         seconds=fields.seconds_of(row.get("seconds")),
-        labeled_at=fields.time_of(labeled_at),
-        details=details or {},
+        labeled_at=fields.time_of(_labeled_at(row)),
+        details=_own_details(row) | (details or {}),
     )
+
+
+def _labeled_at(row: Row) -> Any:
+    """When the label was given; one that was given where it was exported from, when it was stored there."""
+    if row.get("labeled_at") is not None or not is_ours(row):
+        return row.get("labeled_at")
+    given_there = "details" not in row or source_problems(row.get("source"))  # older exports do not tell
+    return row.get("client_at") or (row.get("created_at") if given_there else None)
+
+
+def _own_details(row: Row) -> Row:
+    """What one of our exports carries of an import before; an object, in tables and TRL's columns as JSON text."""
+    details = fields.decoded(row.get("details") or {}, "details") if is_ours(row) else {}
+    if not isinstance(details, dict):
+        raise Misfit(f"has a {type(details).__name__} as details, where an object belongs")
+    return details
 
 
 def _instances(row: Row) -> list[Row]:
@@ -219,7 +234,8 @@ def _flags(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _is_ours(row: Row) -> bool:
+def is_ours(row: Row) -> bool:
+    """Whether one of our exports holds the row: its source and licence are then those that it had there."""
     return (
         row.get("prompt_id") is not None
         and row.get("created_at" if "ranking_id" not in row else "ranking_id") is not None
@@ -241,7 +257,7 @@ def _shape(name: str, fits: Any) -> Shape:
 
 ANY = _shape("columns of any kind", lambda row: True)  # to say what is missing
 SHAPES = (
-    _shape("Pawl's own export", _is_ours),
+    _shape("Pawl's own export", is_ours),
     _shape("Anthropic HH transcripts", _is_transcript),
     _shape("TRL preference", lambda row: _has("chosen", "rejected")(row) and any(map(row.get, PROMPT_KEYS))),
     _shape("TRL preference, implicit prompt", _has("chosen", "rejected")),

@@ -5,17 +5,20 @@ Reads   comparisons/ukpconvarg1_16k_5annotators.jsonl.gz, comparisons/tulu1_huma
 Prints  published and ours side by side, and last a JSON line; exit code 1 when one is off by more than ALLOWED
 
 UKPConvArg1 (Habernal and Gurevych 2016), the human evaluation of Tülu 1 (Wang et al. 2023), WMT15 (Bojar et al. 2015)
-and QA-Feedback (Wu et al. 2023). The published figures were computed from these files by other programs.
+and QA-Feedback (Wu et al. 2023). The published figures were computed from these files by other programs. The rankings
+of WMT15 go the whole way: `python -m data import rankings --map ...` into a workspace, and what `export` writes of it.
 
     python tests/benchmarks/agreement.py DIR        (or with the folder in $PAWL_REAL_DATA)
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -23,11 +26,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import data.__main__
 from data.agreement import accuracy, alpha, ceiling_of, choice, identical, pairwise
 from data.labelers import effect
 from data.quality import majority, reliability
 
 Row = dict[str, Any]
+WMT15 = ("prompt=pair", "prompt=segment", "responses=systems", "ranks=ranks", "labeler=judge", "seconds=seconds")
 ALLOWED = 0.0051  # the published figures have three places at most, some of them two
 PUBLISHED = {
     "ukp raw 3-way agreement": 0.524,
@@ -104,12 +109,14 @@ def ukp(folder: Path) -> dict[str, float]:
 def wmt15(folder: Path) -> dict[str, float]:
     """Five translations ranked at a time; the same two translations of a sentence come to several judges, or again."""
     rows: defaultdict[str, list[Row]] = defaultdict(list)
-    for ranking in _lines(folder / "rankings_k/wmt15_k5_rankings.jsonl.gz"):
-        shown = [(names, rank) for names, rank in _ranked(ranking)]  # systems of one output were shown as one
+    for ranking in through_pawl(folder / "rankings_k/wmt15_k5_rankings.jsonl.gz", WMT15):
+        languages, _, segment = ranking["prompt"][0]["content"].partition("\n")
+        names = [response["text"] for response in ranking["responses"]]  # systems of one output were shown as one
+        shown = [each for each in zip(names, ranking["ranks"], strict=True) if each[1] is not None]
         for (one, first), (other, second) in combinations(sorted(shown), 2):
-            task = f"{ranking['segment']} {one} {other}"
-            rows[ranking["pair"]].append(_row(task, ranking["judge"], (one, other), (first, second)))
-    found: dict[str, float] = {}
+            task = f"{segment} {one} {other}"
+            rows[languages].append(_row(task, ranking["labeler"], (one, other), (first, second)))
+    found: dict[str, float] = {"wmt15 pairs": sum(map(len, rows.values()))}
     shares: defaultdict[str, list[float]] = defaultdict(list)
     for pair, its in rows.items():
         ties = sum(len({*row["ranks"]}) == 1 for row in its) / len(its)
@@ -123,6 +130,18 @@ def wmt15(folder: Path) -> dict[str, float]:
     for name, values in shares.items():
         found |= {f"wmt15 {name}, least": min(values), f"wmt15 {name}, most": max(values)}
     return found
+
+
+def through_pawl(path: Path, maps: Iterable[str]) -> Iterator[Row]:
+    """The rows of `python -m data export rankings` after `python -m data import rankings` with these --map."""
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
+        out = Path(scratch) / "rankings.jsonl.gz"
+        mapped = [word for each in maps for word in ("--map", each)]
+        commands = (["import", "rankings", str(path), *mapped], ["export", "rankings", "--to", str(out)])
+        for command in commands:
+            if data.__main__.main([*command, "--workspace", scratch]) != 0:
+                raise SystemExit(f"python -m data {' '.join(command)} failed")
+        yield from _lines(out)
 
 
 def tulu(folder: Path) -> dict[str, float]:
@@ -175,10 +194,6 @@ def _row(task: str, labeler: str, texts: Iterable[str], ranks: Iterable[int]) ->
     """What matters here of a row of `python -m data export rankings`."""
     responses = [{"id": f"r-{place}", "text": text} for place, text in enumerate(texts)]
     return {"task_id": task, "labeler": labeler, "responses": responses, "ranks": list(ranks)}
-
-
-def _ranked(ranking: Row) -> list[tuple[str, int]]:
-    return [each for each in zip(ranking["systems"], ranking["ranks"], strict=True) if each[1] > 0]
 
 
 def _decisions(tasks: Iterable[list[list[int]]]) -> Iterator[list[float]]:

@@ -6,6 +6,12 @@ Prints  a table (file, kind, shape, rows, taken, labels, new, new the second tim
 
     python tests/benchmarks/real_data.py /data/feedback
     python tests/benchmarks/real_data.py --quick        (files of less than 500 kB)
+    python tests/benchmarks/real_data.py --train FOLDER (and a step of TRL's trainers on each)
+
+With --train each import is exported in TRL's format (JSON lines), loaded by `datasets.load_dataset`, and given as it
+is, without a mapping of columns, to TRL's matching trainers: SFTTrainer for demonstrations, RewardTrainer, DPOTrainer
+and KTOTrainer for rankings, GRPOTrainer for prompts. Each takes one step of a microscopic model on the first rows;
+its loss and the norm of its gradient are printed, and the run fails where there is none.
 
 Files whose columns have names of their own are told by PLANS which to take; all others are recognised, and imported as
 the first kind that takes a row of them. A file that holds no feedback says so in its reasons.
@@ -15,19 +21,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
+import tempfile
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+sys.path.pop(0)  # this folder, where datasets.py would hide the library
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from data.errors import InvalidInput
 from data.formats import SUFFIXES
 from data.importing import import_file, preview
+from data.interchange import stream, write
 from data.reports import Report
 from data.shapes import Mapping
 from data.store import Store
@@ -46,6 +56,10 @@ PLANS: dict[str, tuple[tuple[str, str], ...]] = {  # by the beginning of a file'
     "bigbench_mistake": (("prompts", "prompt=input"),),
     "anthropic_nlp": (("prompts", "prompt=neutral_prompt"),),
 }
+TRAINED = {"demonstrations": ("SFTTrainer",), "prompts": ("GRPOTrainer",)}
+OF_RANKINGS = ("RewardTrainer", "DPOTrainer", "KTOTrainer")
+ROWS = 8  # of a dataset that a trainer is given
+VOCABULARY = 1_000
 QUICK = 500_000  # bytes of a file that --quick takes
 WHY = 3  # reasons shown of each file
 
@@ -66,16 +80,24 @@ class Result:
     parts: int
     why: dict[str, int]
     seconds: float
+    exported: dict[str, int]  # rows that came out in TRL's format, by kind
+    steps: dict[str, tuple[float, float]]  # loss and norm of the gradient of one step, by trainer
 
     @property
     def accounted(self) -> bool:
         return self.rows == self.taken + self.skipped and self.again == 0
+
+    @property
+    def learned(self) -> bool:
+        """Whether every step had a loss, and a gradient to go along."""
+        return all(math.isfinite(loss) and 0 < norm < math.inf for loss, norm in self.steps.values())
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=os.environ.get("PAWL_REAL_DATA"))
     parser.add_argument("--quick", action="store_true", help="small files only")
+    parser.add_argument("--train", action="store_true", help="one step of TRL's trainers on each dataset")
     options = parser.parse_args(arguments)
     if options.folder is None:
         print("No real data: name a folder, or set $PAWL_REAL_DATA.")
@@ -83,15 +105,21 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     results = []
     for path in files_of(Path(options.folder), quick=options.quick):
-        results += [imported(path, kind, map) for kind, map in plan_of(path)]
+        results += [imported(path, kind, map, train=options.train) for kind, map in plan_of(path)]
         for result in results[-len(plan_of(path)) :]:
             print(line_of(result), flush=True)
     unaccounted = [result.file for result in results if not result.accounted]
     print(
         f"\n{len(results)} imports; rows that are neither taken nor skipped, or came in twice: {unaccounted or 'none'}"
     )
-    print(json.dumps({"files": [asdict(result) for result in results], "unaccounted": unaccounted}))
-    return 1 if unaccounted else 0
+    steps = Counter(name for result in results for name in result.steps)
+    failed = [result.file for result in results if not result.learned]
+    if options.train:
+        taken = ", ".join(f"{count} of {name}" for name, count in steps.items())
+        print(f"Steps taken: {taken or 'none'}; without a loss or a gradient: {failed or 'none'}")
+    files = [asdict(result) for result in results]
+    print(json.dumps({"files": files, "unaccounted": unaccounted, "steps": dict(steps), "failed": failed}))
+    return 1 if unaccounted or failed else 0
 
 
 def files_of(folder: Path, *, quick: bool) -> list[Path]:
@@ -110,13 +138,14 @@ def plan_of(path: Path) -> tuple[tuple[str, str], ...]:
     return ((kinds[0] if kinds else "prompts", ""),)
 
 
-def imported(path: Path, kind: str, map: str) -> Result:
-    """The file in a store of its own, twice."""
+def imported(path: Path, kind: str, map: str, *, train: bool) -> Result:
+    """The file in a store of its own, twice; and what TRL's trainers made of it."""
     began = time.process_time()
     with Store(None) as store:
         first = take(store, kind, path, map)
         seconds = time.process_time() - began
         again = take(store, kind, path, map)
+        exported, steps = trained(store, kind) if train and first.taken else ({}, {})
     why: Counter[str] = Counter()
     for reason, count in [*first.reasons.items(), *((row.why, 1) for row in first.parts)]:
         why[re.sub(r"\d[\d,]*", "N", reason)] += count
@@ -133,7 +162,28 @@ def imported(path: Path, kind: str, map: str) -> Result:
         parts=first.partly,
         why=dict(why.most_common(WHY)),
         seconds=round(seconds, 1),
+        exported=exported,
+        steps=steps,
     )
+
+
+def trained(store: Store, kind: str) -> tuple[dict[str, int], dict[str, tuple[float, float]]]:
+    """How many rows of each kind came out; loss and gradient's norm of each trainer's step on the first of them."""
+    from tests.benchmarks.frozen.trainers import TRAINERS, datasets, step, tokenizer
+
+    exported, steps = {}, {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in TRAINED.get(kind, OF_RANKINGS):
+            rows_kind = TRAINERS[name][0]
+            file = Path(scratch) / f"{rows_kind}.jsonl"
+            if not file.exists():
+                write(stream(store.batches(rows_kind), rows_kind, "trl"), file)
+            rows = datasets.load_dataset("json", data_files=str(file), cache_dir=scratch, split="train")
+            first = rows.select(range(min(ROWS, len(rows))))
+            words = tokenizer.train([json.dumps(row, ensure_ascii=False) for row in first], VOCABULARY)
+            exported[rows_kind] = len(rows)
+            steps[name] = step(name, first, words, Path(scratch))
+    return exported, steps
 
 
 def take(store: Store, kind: str, path: Path, map: str) -> Report:
@@ -152,6 +202,10 @@ def line_of(result: Result) -> str:
     )
     lines = [f"{result.file[:44]:<44} {result.kind:<14} {numbers}  {result.seconds:>5.1f} s  {result.shape}"]
     lines += [f"{'':<10} {count:>6} x {why[:150]}" for why, count in result.why.items()]
+    if result.steps:
+        rows = ", ".join(f"{count:,} {kind}" for kind, count in result.exported.items())
+        steps = (f"{name} {loss:.3f} (gradient {norm:.2f})" for name, (loss, norm) in result.steps.items())
+        lines.append(f"{'':<10} {rows} out; {', '.join(steps)}")
     return "\n".join(lines)
 
 

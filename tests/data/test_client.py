@@ -14,10 +14,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from data import interchange
+from data import interchange, open_workspace
 from data.__main__ import main
 from data.batches import Batch, BatchRow
 from data.client import Client
+from data.columns import rows_of
 from data.errors import (
     Conflict,
     FeedbackError,
@@ -88,6 +89,10 @@ def test_a_client_does_what_the_store_does(workspace):
         assert frozen["promoted"] == "sft-0001"
         (row,) = map(json.loads, b"".join(client.export("rankings", "jsonl")).splitlines())
         assert (row["label_id"], row["ranks"], row["comment"]) == (label_id, [1, 2], "So.")
+        opened = open_workspace(workspace.root)  # which asks the app too
+        [record] = opened.rankings
+        assert (record.label_id, record.comment, opened.counts()["rankings"]) == (label_id, "So.", 1)
+        assert opened.checkpoints()[0].created_at == when
         assert client.withdraw(label_id=label_id)["label_ids"] == [label_id]
         assert b"".join(client.export("rankings", "jsonl")) == b""
 
@@ -149,7 +154,7 @@ def test_an_import_through_the_app_gives_what_one_into_the_store_gives(workspace
             )
             == 0
         )
-        over_http = [row for batch in client.export_batches("comparisons") for row in batch.to_pylist()]
+        over_http = [row for batch in client.export_batches("comparisons") for row in rows_of(batch)]
     with open_feedback(workspace) as store:
         again = interchange.import_file(store, "comparisons", path)
         assert (again.taken, again.new) == (700, 0)

@@ -49,6 +49,10 @@ def ranking(number, ranks):
         "rewrite": None,
         "comment": "",
         "guideline": "",
+        "source": "pilot.jsonl",
+        "licence": "CC-BY-4.0",
+        "client_at": "",
+        "details": {"strength": 3},
     }
 
 
@@ -270,6 +274,11 @@ def test_every_format_holds_the_same_rows_whatever_the_batches(kind):
     assert pq.read_table(io.BytesIO(as_bytes["parquet"])).to_pylist() == whole[0].to_pylist()
     assert pa.ipc.open_file(as_bytes["arrow"]).read_all().to_pylist() == whole[0].to_pylist()
     shaped = [json.loads(line) for line in as_bytes["trl"].splitlines()]
+    assert {row["details"] for row in shaped} == {'{"strength":3}'}  # of the same type in every row
+    shaped = [row | {"details": json.loads(row["details"])} for row in shaped]
+    if kind == "rankings":  # a whole second is written so that nobody takes the column for one of times
+        assert {row["created_at"] for row in shaped} == {"2026-01-02T03:04:05.000000+00:00"}
+        shaped = [row | {"created_at": WHEN} for row in shaped]
     in_parquet = rows_of(pq.read_table(io.BytesIO(as_bytes["trl-parquet"])).combine_chunks().to_batches()[0])
     assert in_parquet == shaped
     if kind == "unpaired":

@@ -140,6 +140,14 @@ PROMPTS = st.fixed_dictionaries({"prompt": st.lists(TEXTS, min_size=1, max_size=
     }
 )
 LABELERS = st.fixed_dictionaries({"labeler": st.sampled_from(["ana", "ben"]), "seconds": st.none() | st.floats(0, 999)})
+ORIGINS = st.sampled_from([{"source": "x", "licence": "MIT"}, {"source": "y|y", "licence": ""}])
+OURS = st.just({}) | st.fixed_dictionaries(  # a row of our own exports, of a label that had been imported there
+    {
+        "client_at": st.sampled_from(["", "2026-01-02T03:04:05.000600+00:00"]),
+        "details": st.sampled_from([{}, {"strength": 3, "ratings": [1, "B"]}]),
+    }
+).flatmap(lambda row: ORIGINS.map(lambda origin: row | origin | {name: "p-1" for name in OUR_IDS}))
+OUR_IDS = ("prompt_id", "ranking_id")
 
 
 @st.composite
@@ -151,25 +159,27 @@ def rankings(draw):
     ratings = draw(st.dictionaries(st.sampled_from(ids), st.just({"helpful": 7})))
     more = {"display_order": draw(st.permutations(ids)), "comment": draw(st.just("") | TEXTS)}
     texts = [{"id": id, "text": draw(TEXTS), "source": draw(TEXTS)} for id in ids]
-    more |= draw(PROMPTS) | draw(LABELERS)
+    more |= draw(PROMPTS) | draw(LABELERS) | draw(OURS)
     return {"responses": texts, "ranks": ranks, "ratings": ratings, "flags": flags, **more}
 
 
 @st.composite
 def comparisons(draw):
     chosen, rejected = draw(st.lists(TEXTS, min_size=2, max_size=2, unique=True))
-    return {"chosen": chosen, "rejected": rejected, **draw(PROMPTS), "labeler": draw(st.sampled_from("ab"))}
+    more = draw(PROMPTS) | draw(OURS) | draw(st.sampled_from([{}, {"score_chosen": 2.5}]))
+    return {"chosen": chosen, "rejected": rejected, "labeler": draw(st.sampled_from("ab")), **more}
 
 
 @st.composite
 def demonstrations(draw):
-    return {"response": draw(TEXTS), **draw(PROMPTS), **draw(LABELERS)}
+    return {"response": draw(TEXTS), **draw(PROMPTS), **draw(LABELERS), **draw(OURS)}
 
 
 @st.composite
 def prompts(draw):
     row = draw(PROMPTS)
-    return {**row, "tags": draw(st.lists(TEXTS, max_size=2)), "split": draw(st.sampled_from(["train", "heldout"]))}
+    tags, split = draw(st.lists(TEXTS, max_size=2)), draw(st.sampled_from(["train", "heldout"]))
+    return {**row, "tags": tags, "split": split, **draw(OURS)}
 
 
 ROWS = {"rankings": rankings, "comparisons": comparisons, "demonstrations": demonstrations, "prompts": prompts}
@@ -198,12 +208,13 @@ def test_what_comes_in_goes_out_and_comes_in_the_same(tmp_path, kind):
         @settings(max_examples=8, deadline=None, database=None, derandomize=True)
         @given(rows=st.lists(ROWS[kind](), min_size=1, max_size=4), ending=st.sampled_from(["jsonl", "csv", "parquet"]))
         def check(rows, ending):
-            report = import_file(first, kind, lines_of(tmp_path / "in.jsonl", *rows), source="s")
+            report = import_file(first, kind, lines_of(tmp_path / "in.jsonl", *rows))
             assert report.taken == report.rows == len(rows), report.lines()
             out = tmp_path / f"out.{ending}"
             write(stream(first.batches(kind), kind, ending), out)
-            back = import_file(second, kind, out, source="s")
+            back = import_file(second, kind, out)
             assert back.skipped == []
 
         check()
         assert told(second, kind) == told(first, kind)
+        assert second.sources() == first.sources() == {"x": "MIT"}

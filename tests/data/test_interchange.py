@@ -400,6 +400,7 @@ def test_the_seeds_go_in_once(empty):
     assert first["new_tasks"] > 0
     assert (again["new_demonstrations"], again["new_tasks"]) == (0, 0)
     assert {d.source for d in empty.demonstrations()} == {"seed"}
+    assert empty.sources() == {"seed": "Apache-2.0"}
     shown = {d.prompt_id for d in empty.demonstrations()}
     splits = {prompt.id: prompt.split for prompt in empty.prompts()}
     assert first["new_tasks"] == len([id for id, split in splits.items() if split == "train" and id not in shown])

@@ -492,6 +492,10 @@ def test_a_ranking_row_carries_all_that_training_and_people_need(store, clock, a
         "rewrite": None,
         "comment": "c",
         "guideline": "g1",
+        "source": "labeler",
+        "licence": "",
+        "client_at": "",
+        "details": {},
     }
     assert json.loads(json.dumps(row)) == row
     assert store.rankings()[0].answer == answer

@@ -1,6 +1,7 @@
 """One step of each of TRL's trainers on a dataset folder as it comes from `python -m data export --format hf`.
 
-Prints a line for each trainer with its loss; ends with an error where a trainer would need a mapping of columns.
+Prints a line for each trainer with its loss and the norm of its gradient; ends with an error where a trainer would need
+a mapping of columns.
 
     python tests/benchmarks/frozen/trainers.py
 """
@@ -26,6 +27,7 @@ from training import tokenizer  # noqa: E402
 
 TRAINERS = {  # the rows that each takes, its configuration, and what it trains
     "SFTTrainer": ("demonstrations", "SFTConfig", "LlamaForCausalLM"),
+    "GRPOTrainer": ("prompts", "GRPOConfig", "LlamaForCausalLM"),
     "RewardTrainer": ("comparisons", "RewardConfig", "LlamaForSequenceClassification"),
     "DPOTrainer": ("comparisons", "DPOConfig", "LlamaForCausalLM"),
     "KTOTrainer": ("unpaired", "KTOConfig", "LlamaForCausalLM"),
@@ -45,20 +47,37 @@ def feedback() -> Store:
     return store
 
 
-def step(name: str, folder: Path, words: transformers.PreTrainedTokenizerBase) -> float:
-    """The loss of one step on the folder's train split, as `datasets.load_dataset` loads it."""
-    kind, config, model = TRAINERS[name]
+def step(
+    name: str, rows: datasets.Dataset, words: transformers.PreTrainedTokenizerBase, scratch: Path
+) -> tuple[float, float]:
+    """Loss and norm of the gradient of one step of a microscopic model on these rows, in the columns they have."""
+    _, config, model = TRAINERS[name]
     trl = importlib.import_module("trl")
-    rows = datasets.load_dataset(str(folder / kind), cache_dir=str(folder / "cache"))["train"]
     shape = transformers.LlamaConfig(vocab_size=len(words), pad_token_id=words.pad_token_id, num_labels=1, **SIZE)
     quiet = {"report_to": [], "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1}
+    more, judge = {"max_length": None}, {}  # nothing is cut off: a response would be lost first
+    if name == "GRPOTrainer":
+        more, judge = {"max_completion_length": 4, "num_generations": 4}, {"reward_funcs": length}
     arguments = getattr(trl, config)(
-        output_dir=str(folder / name), max_steps=1, per_device_train_batch_size=4, use_cpu=True, bf16=False, **quiet
+        output_dir=str(scratch / name),
+        max_steps=1,
+        per_device_train_batch_size=4,
+        use_cpu=True,
+        bf16=False,
+        **quiet,
+        **more,
     )
-    start = str(folder / f"{name}-model")  # a path, since two of them load their reference from it
+    start = str(scratch / f"{name}-model")  # a path, since some of them load their reference from it
     getattr(transformers, model)(shape).save_pretrained(start)
-    trainer = getattr(trl, name)(start, args=arguments, train_dataset=rows, processing_class=words)
-    return trainer.train().training_loss
+    trainer = getattr(trl, name)(start, args=arguments, train_dataset=rows, processing_class=words, **judge)
+    trainer.remove_callback(transformers.PrinterCallback)
+    loss = trainer.train().training_loss
+    return loss, next(each["grad_norm"] for each in trainer.state.log_history if "grad_norm" in each)
+
+
+def length(completions: list[list[dict[str, str]]], **_: object) -> list[float]:
+    """Something to reward."""
+    return [float(len(turns[0]["content"])) for turns in completions]
 
 
 def main() -> None:
@@ -67,9 +86,13 @@ def main() -> None:
         folder = Path(scratch)
         for kind in {kind for kind, _, _ in TRAINERS.values()}:
             write_folder(store.batches(kind), kind, folder / kind, agreement=None)
-        losses = {name: step(name, folder, words) for name in TRAINERS}
-    for name, loss in losses.items():
-        print(f"{name:16}{loss:8.3f}")
+        rows = {
+            kind: datasets.load_dataset(str(folder / kind), cache_dir=str(folder / "cache"))["train"]
+            for kind in {kind for kind, _, _ in TRAINERS.values()}
+        }
+        steps = {name: step(name, rows[kind], words, folder) for name, (kind, _, _) in TRAINERS.items()}
+    for name, (loss, norm) in steps.items():
+        print(f"{name:16}{loss:8.3f}{norm:8.3f}")
 
 
 if __name__ == "__main__":
