@@ -59,13 +59,3 @@ def test_every_command_explains_itself(command):
 
     assert run.returncode == 0, run.stderr
     assert "--workspace" in run.stdout
-
-
-@pytest.mark.parametrize("stage", sorted(COMMANDS["training"]))
-def test_every_stage_explains_itself(stage, capsys):
-    from training.__main__ import main
-
-    with pytest.raises(SystemExit, match="0"):
-        main([stage, "--help"])
-
-    assert "--workspace" in capsys.readouterr().out

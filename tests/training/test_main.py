@@ -236,3 +236,11 @@ def test_output_that_already_goes_to_the_log_is_not_logged_twice(run, monkeypatc
 def test_a_stage_nobody_knows_is_a_wrong_command_line(capsys):
     assert command.main(["dream"]) == 2
     assert "pretrain, sft, reward" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", command.STAGES)
+def test_every_stage_explains_itself(stage, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        command.main([stage, "--help"])
+
+    assert "--workspace" in capsys.readouterr().out
