@@ -238,7 +238,7 @@ def test_a_stage_nobody_knows_is_a_wrong_command_line(capsys):
     assert "pretrain, sft, reward" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stage", command.STAGES)
+@pytest.mark.parametrize("stage", (*command.STAGES, command.SERVE))
 def test_every_stage_explains_itself(stage, capsys):
     with pytest.raises(SystemExit, match="0"):
         command.main([stage, "--help"])
