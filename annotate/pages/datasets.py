@@ -72,11 +72,12 @@ def layout(context: Context) -> None:
         counts = panel()
         importer()
         panel(_exports())
-        kept = panel()
+        panel([{"kind": "heading", "text": "Snapshots"}])
         with gr.Row(elem_classes="pawl-toolbar"):
             freeze = gr.Button("Freeze a snapshot", variant="primary", scale=0, min_width=200)
             refresh = gr.Button("Refresh", scale=0, min_width=110, elem_id="pawl-refresh")  # pressed by importer.js
         said = panel()
+        kept = panel()
         view = _view(context, kept)
 
     def on_load(request: gr.Request) -> Iterator[Any]:
@@ -87,17 +88,21 @@ def layout(context: Context) -> None:
         yield [], gr.Column(visible=True), counts_of(context), snapshots_of(context), reading, *[[]] * (len(view) - 1)
         yield *[gr.skip()] * 4, *view_of(context)
 
-    def on_freeze(request: gr.Request) -> Iterator[Any]:
+    def on_freeze(request: gr.Request) -> tuple[Blocks, ...]:
         allow(context, request, "researcher")
-        yield freeze_now(context), counts_of(context), snapshots_of(context), *[gr.skip()] * len(view)
-        yield *[gr.skip()] * 3, *view_of(context)
+        return freeze_now(context), counts_of(context), snapshots_of(context)
+
+    def on_frozen(request: gr.Request) -> tuple[Blocks, ...]:
+        allow(context, request, "researcher")
+        return view_of(context)
 
     def on_refresh(request: gr.Request) -> tuple[Blocks, ...]:
         allow(context, request, "researcher")
         return [], counts_of(context), snapshots_of(context), *view_of(context)
 
     gr.on(None, on_load, None, [notice, body, counts, kept, *view], **QUIET)
-    freeze.click(on_freeze, None, [said, counts, kept, *view], api_visibility="private", show_progress="minimal")
+    frozen = freeze.click(on_freeze, None, [said, counts, kept], api_visibility="private", show_progress="minimal")
+    frozen.then(on_frozen, None, view, **QUIET)  # apart: while an event goes on, another click of its button is lost
     refresh.click(on_refresh, None, [said, counts, kept, *view], **QUIET)
 
 
@@ -229,7 +234,6 @@ def snapshots_of(context: Context) -> Blocks:
     columns = ["Snapshot", "Frozen (UTC)", "Rankings", "Demonstrations", "Labelers", "Agreement", "Model then"]
     empty = "No snapshot yet. A cycle freezes one by itself; freeze one here to train or share it elsewhere."
     return [
-        {"kind": "heading", "text": "Snapshots"},
         {
             "kind": "table",
             "columns": columns,

@@ -55,7 +55,7 @@ HANDLERS = {  # page: its handlers' names; those that also answer others, to say
         "on_offer",
         "on_retire",
     },
-    "datasets": {"on_load", "on_freeze", "on_refresh", "on_pick", "on_turn", "on_verify"},
+    "datasets": {"on_load", "on_freeze", "on_frozen", "on_refresh", "on_pick", "on_turn", "on_verify"},
     "training": {"on_load", "on_tick", "on_choice", "on_stages", "on_start", "on_cancel", "on_resume"},
     "checkpoints": {"on_load", "on_pick"},
 }
