@@ -164,7 +164,7 @@ def freeze(
             raise InvalidInput("There is nothing to freeze: no prompts yet. Import some, or run `python -m data seed`.")
         known = {"agreement": agreement, "promoted": promoted, "about": about or {}}
         said = contents.manifest(about or {}) | known
-        manifest = sealed(said | {"created_at": datetime.now(UTC).isoformat(timespec="seconds")})
+        manifest = sealed(said | {"created_at": datetime.now(UTC).isoformat(timespec="milliseconds")})
         _write(building / "README.md", _readme(manifest))
         _write(building / "manifest.json", json.dumps(manifest, indent=1))
         target = folder / manifest["hash"]

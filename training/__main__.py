@@ -74,7 +74,8 @@ def main(arguments: list[str]) -> int:
             print(error, file=sys.stderr)
         return 1
     with log_to(run) if speaks else silence(sys.stdout):
-        code = execute(stage, config, run, Workspace.at(common.workspace), common.report_to)
+        # a cycle's stages report for themselves: as copies of its process they must find no tracker open in it
+        code = execute(stage, config, run, Workspace.at(common.workspace), () if name == "cycle" else common.report_to)
     if code != 1:
         parallel.leave()
     return code

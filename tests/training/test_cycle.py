@@ -110,6 +110,7 @@ def test_a_cycle_whose_ppo_was_killed_goes_on_there_and_ends(ranked, start, said
     assert state["progress"] == 1.0
     assert state["checkpoint"] == "ppo-0001"
     assert len(list((ppo.path / "tensorboard").glob("events.*"))) == 2  # of both attempts
+    assert not (cycle.path / "tensorboard").exists()  # a stage killed while it wrote there left its cycle waiting
     assert [line["step"] for line in ppo.metrics()] == list(range(1, 21))
     started = [line for line in (ppo.path / "log.txt").read_text().splitlines() if line.startswith("ppo 1/20")]
     assert len(started) == 1, "the steps before the kill were made again"
