@@ -299,7 +299,7 @@ class _Copied:
 if __name__ == "__main__":
     exit_code = main(sys.argv[1:])
     if sys.argv[1:2] == [SERVE]:
-        # its daemon threads may be inside torch, which aborts when the interpreter takes them down; nothing is left to do
+        # its threads may be inside torch, which aborts when the interpreter takes them down; nothing is left to do
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)
