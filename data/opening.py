@@ -8,14 +8,13 @@ Writes  nothing
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from data.errors import InvalidInput, NotFound
+from data.errors import NotFound
 from data.reading import Readable
 from data.records import Checkpoint, Split
 from data.workspace import Workspace
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from data.archive import Archive
     from data.client import Client
     from data.snapshots import Snapshot
-
-NAME = re.compile(r"[0-9a-f]{4,16}")  # the beginning of a snapshot's hash, enough to tell it from the others
 
 
 class StoreCounts(TypedDict):
@@ -51,8 +48,8 @@ def load_snapshot(path_or_hash: str | Path, workspace: str | Path | None = None,
     from data import snapshots  # pyarrow
 
     path = Path(path_or_hash)
-    if not (path / "manifest.json").exists() and NAME.fullmatch(str(path_or_hash)):
-        path = _named(Workspace.existing(workspace), str(path_or_hash))
+    if not (path / "manifest.json").exists() and snapshots.NAME.fullmatch(str(path_or_hash)):
+        path = snapshots.named(Workspace.existing(workspace).snapshots, str(path_or_hash)).path
     return snapshots.load(path) if verify else snapshots.unverified(path)
 
 
@@ -161,17 +158,3 @@ class OpenWorkspace(Readable):
             if not self._readers:
                 self._feedback = None
                 self._owner.close()
-
-
-def _named(workspace: Workspace, name: str) -> Path:
-    """The folder of the one snapshot whose hash begins so."""
-    from data.snapshots import folders
-
-    there = [path.name for path in folders(workspace.snapshots)] if workspace.snapshots.is_dir() else []
-    found = [hash for hash in there if hash.startswith(name)]
-    if len(found) > 1:
-        raise InvalidInput(f"{len(found)} snapshots of {workspace.root} begin with {name}: {', '.join(found)}.")
-    if not found:
-        known = f"It has {', '.join(there[:5])}{', ...' * (len(there) > 5)}." if there else "It has none."
-        raise NotFound(f"There is no snapshot {name} in {workspace.root}. {known} `python -m data freeze` makes one.")
-    return workspace.snapshots / found[0]

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Collection, Iterable, Iterator
@@ -42,6 +43,8 @@ from data.pairs import OF_RANKINGS
 from data.reading import Readable
 from data.records import Split
 from data.verification import damage
+
+NAME = re.compile(r"[0-9a-f]{4,16}")  # the beginning of a snapshot's hash, enough to tell it from the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +192,21 @@ def load(path: Path) -> Snapshot:
 
 
 def named(folder: Path, name: str) -> Snapshot:
-    """The snapshot of that name among those in `folder`, not hashed again.
+    """The snapshot in `folder` whose hash begins so, not hashed again.
 
-    Raises NotFound, or DamagedSnapshot when its manifest cannot be read.
+    Raises NotFound, InvalidInput when several hashes begin so, DamagedSnapshot when its manifest cannot be read.
     """
-    if name not in {path.name for path in folders(folder)}:
-        raise NotFound(f"There is no snapshot {name[:80]!r}. `python -m data snapshots` lists those there are.")
-    return unverified(folder / name)
+    there = [path.name for path in folders(folder)] if folder.is_dir() else []
+    found = [hash for hash in there if NAME.fullmatch(name) and hash.startswith(name)]
+    if len(found) > 1:
+        raise InvalidInput(f"{len(found)} snapshots of {folder} begin with {name}: {', '.join(found)}.")
+    if not found:
+        known = f"It has {', '.join(there[:5])}{', ...' * (len(there) > 5)}." if there else "It has none."
+        raise NotFound(
+            f"There is no snapshot {name[:80]} in {folder}. {known} `python -m data snapshots` lists them, "
+            "`python -m data freeze` makes one."
+        )
+    return unverified(folder / found[0])
 
 
 def unverified(path: Path) -> Snapshot:

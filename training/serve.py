@@ -62,7 +62,6 @@ def main(arguments: Sequence[str]) -> int:
         server.serve_forever(poll_interval=0.1)
     except KeyboardInterrupt:
         pass
-    server.quieten()
     return 0
 
 
@@ -115,11 +114,6 @@ class Server(ThreadingHTTPServer):
 
     def add(self, served: Served) -> None:
         self.served[served.name] = served
-
-    def quieten(self) -> None:
-        """Take every model's turn for good: no thread computes any more when the process ends."""
-        for served in self.served.values():
-            served.turns.take()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that is gone is nobody's fault."""

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from annotate.context import Context
-from annotate.panels import allow, closed_to, header, panel
+from annotate.panels import QUIET, allow, closed_to, header, panel
 from data.errors import NotFound
 from data.records import Checkpoint
 
@@ -50,8 +50,8 @@ def layout(context: Context) -> None:
         allow(context, request, "researcher")
         return details_of(context, str(event.id))
 
-    gr.on(None, on_load, None, [notice, body, listed, details], api_visibility="private", show_progress="hidden")
-    listed.pick(on_pick, None, details, api_visibility="private", show_progress="hidden")
+    gr.on(None, on_load, None, [notice, body, listed, details], **QUIET)
+    listed.pick(on_pick, None, details, **QUIET)
 
 
 def table_of(checkpoints: list[Checkpoint]) -> Blocks:

@@ -17,12 +17,11 @@ from annotate import exports, looking
 from annotate.context import Context
 from annotate.leaves import leaves_of, place_of
 from annotate.look import definitions_of, look_of, manifest_of
-from annotate.panels import allow, closed_to, header, importer, panel
+from annotate.panels import QUIET, allow, closed_to, header, importer, panel
 from data import owner, snapshots
 from data.errors import FeedbackError
 
 Blocks = list[dict[str, Any]]
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 EXPORTS = (
     (

@@ -15,7 +15,7 @@ import gradio as gr
 from annotate import plots
 from annotate.context import Context
 from annotate.known import admitted, waiting_of
-from annotate.panels import allow, closed_to, header, panel
+from annotate.panels import QUIET, allow, closed_to, header, panel
 from data.errors import FeedbackError
 from data.records import ROLES
 
@@ -83,13 +83,12 @@ def layout(context: Context) -> None:
         admin = allow(context, request, "admin")
         return acted(context, admin.name, str(event.id), str(event.act)), people_of(context)
 
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    gr.on(None, on_load, None, [notice, body, management, listed, *numbers], **quiet)
-    refresh.click(on_refresh, None, numbers, **quiet)
-    labelers.pick(on_pick, None, details, **quiet)
-    waiting.act(on_admit, None, [let_in, waiting], **quiet)
-    gr.on([invite.click, name.submit], on_invite, [name, role], [said, listed, name], **quiet)
-    listed.act(on_act, None, [said, listed], **quiet)
+    gr.on(None, on_load, None, [notice, body, management, listed, *numbers], **QUIET)
+    refresh.click(on_refresh, None, numbers, **QUIET)
+    labelers.pick(on_pick, None, details, **QUIET)
+    waiting.act(on_admit, None, [let_in, waiting], **QUIET)
+    gr.on([invite.click, name.submit], on_invite, [name, role], [said, listed, name], **QUIET)
+    listed.act(on_act, None, [said, listed], **QUIET)
 
 
 def is_admin(context: Context, request: gr.Request) -> bool:

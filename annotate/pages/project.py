@@ -9,12 +9,11 @@ import gradio as gr
 
 from annotate.context import Context
 from annotate.known import candidates_of, done, known_of
-from annotate.panels import allow, closed_to, header, panel, prose
+from annotate.panels import QUIET, allow, closed_to, header, panel, prose
 from data.errors import FeedbackError
 from data.records import FLAGS, Settings
 
 Blocks = list[dict[str, Any]]
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 SHARES = {  # settings that are shares, with what a person calls them
     "double_share": "Given to two labelers, so that agreement can be measured",
     "uniform_share": "Of a batch in random order; the rest starts where the reward model is least sure",

@@ -16,7 +16,7 @@ import pandas as pd
 from annotate.context import Context
 from annotate.cycles import DEFAULT_STAGES
 from annotate.gains import gains_of
-from annotate.panels import STAGE_WORDS, allow, closed_to, header, panel
+from annotate.panels import QUIET, STAGE_WORDS, allow, closed_to, header, panel
 from data.datasets import require_enough
 from data.errors import FeedbackError, InvalidInput, TooFewLabels
 from data.records import PRESETS, STAGES, CycleStatus
@@ -122,15 +122,14 @@ def layout(context: Context) -> None:
         allow(context, request, "researcher")
         return attempt(lambda: f"{context.cycles.resume(cycle)} goes on where it stopped.")
 
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    gr.on(None, on_load, None, [notice, body, timer, form["ready"], *shown], **quiet)
-    timer.tick(on_tick, [chosen, seen], shown, **quiet)
-    chosen.change(on_choice, chosen, shown, **quiet)
-    form["stages"].change(on_stages, form["stages"], form["ready"], **quiet)
+    gr.on(None, on_load, None, [notice, body, timer, form["ready"], *shown], **QUIET)
+    timer.tick(on_tick, [chosen, seen], shown, **QUIET)
+    chosen.change(on_choice, chosen, shown, **QUIET)
+    form["stages"].change(on_stages, form["stages"], form["ready"], **QUIET)
     options = [form["preset"], form["stages"], form["overrides"]]
-    form["start"].click(on_start, options, [chosen, form["said"]], **quiet)
-    cancel.click(on_cancel, chosen, form["said"], **quiet)
-    resume.click(on_resume, chosen, form["said"], **quiet)
+    form["start"].click(on_start, options, [chosen, form["said"]], **QUIET)
+    cancel.click(on_cancel, chosen, form["said"], **QUIET)
+    resume.click(on_resume, chosen, form["said"], **QUIET)
 
 
 def _start_form(context: Context) -> dict[str, Any]:

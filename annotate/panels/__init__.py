@@ -36,6 +36,8 @@ STAGE_WORDS = {
     "evaluate": "being measured",
     "sample": "writing responses to rank",
 }
+# what an event of a page is given: it is no part of a public API, and needs no spinner
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 FRESH_SECONDS = 1.0  # many labelers ask how the model stands; the disk is asked once a second
 
 
@@ -54,7 +56,7 @@ def guideline(context: Context, *, open: bool = False) -> None:
 
     with gr.Accordion("Guidelines", open=open, elem_classes="pawl-fold"):
         text = panel()
-    gr.on(None, on_guideline, None, text, api_visibility="private", show_progress="hidden")
+    gr.on(None, on_guideline, None, text, **QUIET)
 
 
 def panel(value: list[dict[str, Any]] | None = None) -> gr.HTML:
