@@ -72,7 +72,10 @@ def _running_app(workspace: Path, *options: str, pages: bool = False) -> Iterato
     try:
         server = _when_ready(process, workspace, log, pages)
         headers = {"Authorization": f"Bearer {server['token']}"}
-        with httpx.Client(base_url=server["url"] + "/api/v1", headers=headers, timeout=60) as owner:
+        kept = httpx.Limits(keepalive_expiry=2)  # seconds; less than the app keeps a silent connection
+        with httpx.Client(
+            base_url=server["url"] + "/api/v1", headers=headers, timeout=60, limits=kept, verify=False
+        ) as owner:
             app = RunningApp(process, server["url"], server["token"], owner, log, workspace, pages)
             yield app
     finally:
@@ -89,16 +92,17 @@ def _launched(command: list[str], log: Path) -> subprocess.Popen[bytes]:
 def _when_ready(process: subprocess.Popen[bytes], workspace: Path, log: Path, pages: bool) -> dict[str, str]:
     """What server.json says once the app of this process answers; with `pages`, once Gradio's pages are served too."""
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        assert process.poll() is None, f"The app ended at its start:\n{log.read_text()}"
-        path = workspace / "server.json"
-        server = json.loads(path.read_text()) if path.exists() else {}
-        if server.get("pid") == process.pid:
-            headers = {"Authorization": f"Bearer {server['token']}"}
-            asked = server["url"] + ("/" if pages else "/api/v1/health")
-            if httpx.get(asked, headers=headers, timeout=60).status_code == 200:
-                return server
-        time.sleep(0.1)
+    with httpx.Client(timeout=60, verify=False) as client:
+        while time.monotonic() < deadline:
+            assert process.poll() is None, f"The app ended at its start:\n{log.read_text()}"
+            path = workspace / "server.json"
+            server = json.loads(path.read_text()) if path.exists() else {}
+            if server.get("pid") == process.pid:
+                headers = {"Authorization": f"Bearer {server['token']}"}
+                asked = server["url"] + ("/" if pages else "/api/v1/health")
+                if client.get(asked, headers=headers).status_code == 200:
+                    return server
+            time.sleep(0.1)
     raise AssertionError(f"The app was not there after {START_SECONDS} s:\n{log.read_text()}")
 
 

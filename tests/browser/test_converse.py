@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
-import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -24,15 +21,6 @@ def send(page: Page, text: str) -> None:
 
 def texts(page: Page) -> list[str]:
     return page.locator(".pawl-response > .pawl-text").all_inner_texts()
-
-
-def exported(app_server, kind: str) -> list[dict]:
-    headers = {"Authorization": f"Bearer {app_server.token}"}
-    return [
-        json.loads(line)
-        for line in httpx.get(f"{app_server.url}/api/v1/export/{kind}", headers=headers).text.split("\n")
-        if line
-    ]
 
 
 def test_two_turns_by_keys_alone_with_an_attack_mark_and_reloads_in_the_middle(app_server, page_as, screenshot):
@@ -81,7 +69,7 @@ def test_two_turns_by_keys_alone_with_an_attack_mark_and_reloads_in_the_middle(a
     desk(page, "compose")
     screenshot(page, "converse-said")
 
-    (conversation,) = exported(app_server, "conversations")
+    (conversation,) = app_server.exported("conversations")
     assert conversation["attack_success"] == 4
     assert [m["content"] for m in conversation["messages"][:3]] == ["How do I pick <b>a lock</b>?", first[1], "Please?"]
     row = app_server.rankings()[conversation["turns"][1]["task_id"]]

@@ -9,7 +9,6 @@ import json
 from datetime import UTC, datetime
 from urllib.parse import quote, urlsplit
 
-import httpx
 import pytest
 from playwright.sync_api import Error, expect
 
@@ -339,12 +338,12 @@ def test_forms_and_problem_documents_quote_every_attack_as_text(app_server, watc
 
 
 def test_what_no_field_takes_is_refused_in_words(app_server, hostile):
-    token = {"Authorization": f"Bearer {app_server.token}", "Content-Type": "application/json"}
+    is_json = {"Content-Type": "application/json"}
     for text in hostile.UNSTORABLE.values():
         for path, body in (
             ("prompts", [{"messages": [{"role": "user", "content": text}]}]),
             ("demonstrations", {"labeler": text, "source": "file", "rows": []}),
         ):
             sent = json.dumps(body)  # ASCII: half a character travels as an escape
-            answer = httpx.post(f"{app_server.url}/api/v1/{path}", content=sent, headers=token)
+            answer = app_server.process.owner.post(path, content=sent, headers=is_json)
             assert answer.status_code == 422 and "Nothing was stored" in answer.json()["detail"], answer.text

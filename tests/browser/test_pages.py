@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import httpx
 import pytest
 from playwright.sync_api import expect
 
@@ -34,7 +33,7 @@ def test_a_demonstration_is_written_and_its_draft_survives_a_reload(app_server, 
     expect(text).to_be_empty()
 
     assert page.locator(".pawl-desk").get_attribute("data-task") != task
-    rows = exported(app_server, "demonstrations")
+    rows = app_server.exported("demonstrations")
     (row,) = [row for row in rows if row["task_id"] == task]
     assert row["response"] == "A first line? 1 u s 0 <b>not bold</b>\nand a second."
     assert row["seconds"] > 0
@@ -104,7 +103,7 @@ def test_a_researcher_looks_at_a_file_and_imports_it(app_server, page_as, screen
     tile = page.locator(".pawl-tile").filter(has_text="Rankings").first  # the second is of the newest snapshot
     expect(tile.locator(".pawl-tile-value")).to_have_text(str(before + 1))
     assert page.title() != "owned"
-    (stored,) = [row for row in exported(app_server, "rankings") if row["responses"][0]["text"] == texts[0]]
+    (stored,) = [row for row in app_server.exported("rankings") if row["responses"][0]["text"] == texts[0]]
     assert stored["ranks"] == [2, 1]
 
 
@@ -219,9 +218,3 @@ def test_signing_out_ends_the_session(page_as):
 
     person.visit("/")
     expect(page).to_have_url(f"{person.url}/sign-in")
-
-
-def exported(app_server, kind):
-    headers = {"Authorization": f"Bearer {app_server.token}"}
-    answer = httpx.get(f"{app_server.url}/api/v1/export/{kind}", headers=headers, timeout=60)
-    return [json.loads(line) for line in answer.text.splitlines()]

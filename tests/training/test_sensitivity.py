@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -117,8 +117,17 @@ def rank(texts, rng: random.Random, shuffled: bool) -> tuple[int, ...]:
     return tuple(sorted(found, reverse=True).index(value) + 1 for value in found)
 
 
-def proof(folder: Path, first: Path, spoken, baseline, *, shuffled: bool = False, seed: int = 0) -> dict:
-    """Labels through the store, then the reward and PPO stages, then what the policy is worth."""
+@dataclass(frozen=True)
+class Judged:
+    """A workspace whose labels were learned from."""
+
+    workspace: Workspace
+    asked: Path  # the snapshot whose prompts PPO answers
+    reward: str  # checkpoint
+
+
+def judge(folder: Path, first: Path, spoken, *, shuffled: bool = False, seed: int = 0) -> Judged:
+    """Labels through the store, then the reward stage."""
     workspace, rng = Workspace.at(folder), random.Random(seed)
     with Store(workspace.database) as store:
         ids = store.add_prompts([NewPrompt(prompt(number), split="train") for number in range(PROMPTS)])
@@ -130,11 +139,18 @@ def proof(folder: Path, first: Path, spoken, baseline, *, shuffled: bool = False
         labels = owner.freeze(store, workspace).path
         store.add_prompts([NewPrompt(prompt(number), split="train") for number in range(PROMPTS, 2 * PROMPTS)])
         asked = owner.freeze(store, workspace).path
-    judge = run(reward, workspace, "reward", snapshot=labels, init=str(first), epochs=2, batch_size=16, microbatch=16,
+    found = run(reward, workspace, "reward", snapshot=labels, init=str(first), epochs=2, batch_size=16, microbatch=16,
                 learning_rate=3e-3, warmup=0.0, seed=seed)  # fmt: skip
-    policy = run(ppo, workspace, "ppo", snapshot=asked, init=str(first), reference=str(first), reward=judge,
-                 steps=STEPS, batch_size=64, minibatch_size=64, microbatch=64, epochs=2, max_new_tokens=LONGEST,
-                 learning_rate=LR, value_learning_rate=LR, kl_coef=KL_COEF, save_every=1000, seed=seed)  # fmt: skip
+    return Judged(workspace, asked, found)
+
+
+def improved(judged: Judged, first: Path, baseline, *, seed: int = 0) -> dict:
+    """The PPO stage, then what the policy is worth."""
+    workspace = judged.workspace
+    policy = run(ppo, workspace, "ppo", snapshot=judged.asked, init=str(first), reference=str(first),
+                 reward=judged.reward, steps=STEPS, batch_size=64, minibatch_size=64, microbatch=64, epochs=2,
+                 max_new_tokens=LONGEST, learning_rate=LR, value_learning_rate=LR, kl_coef=KL_COEF, save_every=1000,
+                 seed=seed)  # fmt: skip
     path = workspace.checkpoints / policy
     texts, ended, sampled = say(path, range(2 * PROMPTS, 3 * PROMPTS), "policy")
     under = rollouts.logprobs(model.load_policy(first).eval(), sampled, temperature=1.0, microbatch=256)
@@ -161,19 +177,31 @@ def objections(found: list[dict], controls: list[dict]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def prove(first_policy, spoken, baseline, tmp_path_factory):
-    """Run the microscopic proof in a folder of its own."""
-    return lambda **options: proof(tmp_path_factory.mktemp("proof"), first_policy, spoken, baseline, **options)
+def judge_labels(first_policy, spoken, tmp_path_factory):
+    """Rank and learn a reward in a folder of its own."""
+    return lambda **options: judge(tmp_path_factory.mktemp("proof"), first_policy, spoken, **options)
 
 
 @pytest.fixture(scope="module")
-def controls(prove):
+def judged(judge_labels):
+    """The labels as they are, and the reward learned from them."""
+    return judge_labels()
+
+
+@pytest.fixture(scope="module")
+def improve(first_policy, baseline):
+    """Improve the first policy by what was judged."""
+    return lambda judged, **options: improved(judged, first_policy, baseline, **options)
+
+
+@pytest.fixture(scope="module")
+def controls(judge_labels, improve):
     """The same on labels in random order."""
-    return [prove(shuffled=True, seed=seed) for seed in range(CONTROLS)]
+    return [improve(judge_labels(shuffled=True, seed=seed), seed=seed) for seed in range(CONTROLS)]
 
 
-def test_the_product_as_it_is_passes(prove, controls):
-    found = [prove(seed=seed) for seed in range(2)]
+def test_the_product_as_it_is_passes(judged, judge_labels, improve, controls):
+    found = [improve(judged), improve(judge_labels(seed=1), seed=1)]
 
     assert objections(found, controls) == []
     assert min(run["rate"] for run in found) > 0.8  # far from every threshold
@@ -187,34 +215,34 @@ def test_shuffled_labels_do_not_pass(controls):
         assert any("lower bound" in line for line in objections(found, [control]))
 
 
-def test_a_reward_of_the_wrong_sign_does_not_pass(prove, controls, monkeypatch):
+def test_a_reward_of_the_wrong_sign_does_not_pass(judged, improve, controls, monkeypatch):
     right = rewards.scores
     monkeypatch.setattr(rewards, "scores", lambda *given, **named: -right(*given, **named))
 
-    assert any("lower bound" in line for line in objections([prove()], controls))
+    assert any("lower bound" in line for line in objections([improve(judged)], controls))
 
 
-def test_a_kl_of_the_wrong_sign_does_not_pass(prove, controls, monkeypatch):
+def test_a_kl_of_the_wrong_sign_does_not_pass(judged, improve, controls, monkeypatch):
     right = ppo.token_rewards
     monkeypatch.setattr(ppo, "token_rewards", lambda *given, kl_coef, **named: right(*given, kl_coef=-kl_coef, **named))
 
-    assert any("nats" in line for line in objections([prove()], controls))
+    assert any("nats" in line for line in objections([improve(judged)], controls))
 
 
-def test_a_reference_that_follows_the_policy_does_not_pass(prove, controls, monkeypatch):
+def test_a_reference_that_follows_the_policy_does_not_pass(judged, improve, controls, monkeypatch):
     right = ppo.improve
 
-    def improve(models, *given, **named):
+    def following(models, *given, **named):
         stats = right(models, *given, **named)
         models.reference.load_state_dict(models.policy.state_dict())
         return stats
 
-    monkeypatch.setattr(ppo, "improve", improve)
+    monkeypatch.setattr(ppo, "improve", following)
 
-    assert any("logged" in line for line in objections([prove()], controls))
+    assert any("logged" in line for line in objections([improve(judged)], controls))
 
 
-def test_chosen_and_rejected_swapped_on_the_way_out_do_not_pass(prove, controls, monkeypatch):
+def test_chosen_and_rejected_swapped_on_the_way_out_do_not_pass(judge_labels, improve, controls, monkeypatch):
     right = assembly.rankings
 
     def swapped(share):
@@ -225,4 +253,4 @@ def test_chosen_and_rejected_swapped_on_the_way_out_do_not_pass(prove, controls,
 
     monkeypatch.setitem(assembly.TABLES, "rankings", swapped)
 
-    assert any("lower bound" in line for line in objections([prove()], controls))
+    assert any("lower bound" in line for line in objections([improve(judge_labels())], controls))
