@@ -25,8 +25,7 @@ COLOURS = (FOLDER / "colours.css").read_text()
 STYLE = "".join(
     (FOLDER / name).read_text() for name in ("panels.css", "plots.css", "formatted.css", "importer.css", "leaves.css")
 )
-# what draws elements and formatted texts: every script begins with it, those of the ranking board too
-DRAWING = "".join((FOLDER / name).read_text() for name in ("make.js", "tree.js"))
+DRAWING = "".join((FOLDER / name).read_text() for name in ("make.js", "tree.js"))  # every script begins with it
 STAGE_WORDS = {
     "freeze": "gathering the labels",
     "pretrain": "reading text and code",
@@ -38,12 +37,14 @@ STAGE_WORDS = {
 }
 # what an event of a page is given: it is no part of a public API, and needs no spinner
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# what Gradio asks a gr.HTML for, and it has not
+ABSENT = "self every inputs server_functions _selectable _undoable _retryable likeable".split()
 FRESH_SECONDS = 1.0  # many labelers ask how the model stands; the disk is asked once a second
 
 
 def header(context: Context) -> gr.HTML:
     """The head of a page, and below it how the model in the making stands."""
-    return _component("header.js", server_functions=[_asked_of(context)])
+    return drawn_by(FOLDER, "header.js", server_functions=[_asked_of(context)])
 
 
 def guideline(context: Context, *, open: bool = False) -> None:
@@ -64,7 +65,7 @@ def panel(value: list[dict[str, Any]] | None = None) -> gr.HTML:
 
     Clicking a row fires `pick`, and a button in a row `act`.
     """
-    return _component("plots.js", "answers.js", "leaves.js", "panel.js", value=value)
+    return drawn_by(FOLDER, "plots.js", "answers.js", "leaves.js", "panel.js", value=value)
 
 
 def prose(markdown: str) -> dict[str, Any]:
@@ -74,13 +75,17 @@ def prose(markdown: str) -> dict[str, Any]:
 
 def importer() -> gr.HTML:
     """Files in: choose one, look at what it would become, import it. It talks to the API, not to Gradio."""
-    return _component("importer.js")
+    return drawn_by(FOLDER, "importer.js")
 
 
-def _component(*scripts: str, **options: Any) -> gr.HTML:
+def drawn_by(folder: Path, *scripts: str, start: str = "", **options: Any) -> gr.HTML:
+    """A part of a page that these scripts in `folder` draw, one after the other, and then `start`."""
     # not a subclass: Gradio would write a stub file beside the source of each
-    text = DRAWING + "".join((FOLDER / script).read_text() for script in scripts)
-    return gr.HTML(html_template="<div></div>", js_on_load=text, apply_default_css=False, **options)
+    text = DRAWING + "".join((folder / script).read_text() for script in scripts) + start
+    part = gr.HTML(html_template="<div></div>", js_on_load=text, apply_default_css=False, **options)
+    for name in ABSENT:  # else it looks through the script for each, whenever somebody opens a page: 2 ms a part
+        setattr(part, name, None)
+    return part
 
 
 def allow(context: Context, request: gr.Request, role: Role) -> User:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from annotate.panels import DRAWING
+from annotate.panels import drawn_by
 
 FOLDER = Path(__file__).parent
 STYLE = "".join((FOLDER / name).read_text() for name in ("board.css", "desk.css"))
@@ -37,30 +37,24 @@ TALK = ("streaming.js", "continuing.js", "attack.js", "converse.js")
 
 def ranking_board() -> gr.HTML:
     """One ranking task after the other, for whoever is signed in."""
-    return _desk(*BOARD, start='runDesk(element, "ranking", rankingView());')
+    return drawn_by(FOLDER, *SHARED, *BOARD, start='runDesk(element, "ranking", rankingView());')
 
 
 def demonstration_desk() -> gr.HTML:
     """One demonstration task after the other, for whoever is signed in."""
-    return _desk("writer.js", start='runDesk(element, "demonstration", demonstrationView());')
+    return drawn_by(FOLDER, *SHARED, "writer.js", start='runDesk(element, "demonstration", demonstrationView());')
 
 
 def conversation_desk() -> gr.HTML:
     """Conversations with the model, for whoever is signed in."""
-    return _desk(*BOARD, *TALK, start="runConversation(element);")
+    return drawn_by(FOLDER, *SHARED, *BOARD, *TALK, start="runConversation(element);")
 
 
 def own_history() -> gr.HTML:
     """What the person signed in said before."""
-    return _desk("history.js")
+    return drawn_by(FOLDER, *SHARED, "history.js")
 
 
 def review_desk() -> gr.HTML:
     """Tasks on which labelers disagree, for a reviewer."""
-    return _desk(*BOARD, "review.js")
-
-
-def _desk(*files: str, start: str = "") -> gr.HTML:
-    # not a subclass: Gradio would write a stub file beside the source of each
-    script = DRAWING + "".join((FOLDER / name).read_text() for name in (*SHARED, *files)) + start
-    return gr.HTML(html_template="<div></div>", js_on_load=script, apply_default_css=False)
+    return drawn_by(FOLDER, *SHARED, *BOARD, "review.js")
