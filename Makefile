@@ -30,8 +30,8 @@ fast-training:
 fast-rest:  # apart, because neither needs what the other takes seconds to import
 	$(BIN)/pytest -m "not slow" -q --ignore tests/training tests
 
-test: setup  ## the whole suite, in three processes: now and then one waits
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: setup  ## the whole suite, in two processes
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: setup  ## every benchmark, quick
 	for script in $(filter-out %/rivals.py,$(wildcard tests/benchmarks/*.py)); do $(BIN)/python $$script --quick || exit 1; done
