@@ -52,7 +52,7 @@ EXPORTS = (
     ("Conversations", "conversations", "what labelers and a model said, and which were attacks", ("jsonl",)),
 )
 WIDE = ["Labelers", "Agreement", "Model then"]  # columns that a phone has no room for
-NAMED = 100  # labelers; an import may bring thousands
+NAMED = 12  # labelers, those who gave most: an import may bring thousands
 FORMATS = {
     "trl": "TRL",
     "trl-parquet": "TRL Parquet",
