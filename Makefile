@@ -15,8 +15,8 @@ setup: .venv/installed  ## the environment in .venv, with the tested versions
 run: setup  ## the app on ./var, with the embedded default model
 	$(BIN)/python -m annotate
 
-check: setup  ## format, lint, types, import rule, and beside them the fast tests
-	$(MAKE) --no-print-directory --jobs 3 --output-sync lint fast-training fast-rest
+check: setup  ## the fast tests, and beside them format, lint, types and import rule
+	$(MAKE) --no-print-directory --jobs 2 --output-sync fast-rest fast-training lint
 
 lint:
 	$(BIN)/ruff format --check .
