@@ -177,7 +177,7 @@ def versions_of(context: Context) -> Blocks:
             version.hash,
             f"{version.created_at:%Y-%m-%d %H:%M}",
             version.author,
-            version.text.strip().splitlines()[0][:80],
+            _shortened(version.text.strip().splitlines()[0], 80),
         ]
         for version in found
     ]
@@ -189,7 +189,7 @@ def resting_of(context: Context) -> Blocks:
     """The tasks that three people skipped, with their reasons."""
     found = context.store.resting()
     rows = [
-        [task["task_id"], task["kind"], task["prompt"][-1]["content"][:120], "; ".join(task["reasons"])]
+        [task["task_id"], task["kind"], _shortened(task["prompt"][-1]["content"], 120), "; ".join(task["reasons"])]
         for task in found
     ]
     columns = ["Task", "Kind", "Prompt", "Why it was skipped"]
@@ -215,3 +215,7 @@ def _decided(context: Context, decide: Callable[[], None], done: str) -> tuple[B
     except FeedbackError as error:
         said = {"kind": "text", "tone": "warn", "text": str(error)}
     return [said], resting_of(context), gr.Row(visible=False)
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
