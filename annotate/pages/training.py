@@ -318,7 +318,7 @@ def samples_of(runs: dict[str, RunFolder]) -> Blocks:
 
 def _title(sample: dict[str, Any]) -> str:
     """When it was sampled, and how it was judged; SFT only shows what it writes at its end."""
-    words = (("step", "Step {}"), ("score", "score {:.2f}"), ("kl", "KL {:.1f}"))
+    words = (("step", "Step {}"), ("score", "score {:z.2f}"), ("kl", "KL {:z.1f}"))
     found = [text.format(sample[name]) for name, text in words if sample.get(name) is not None]
     return ", ".join(found) if found else "After SFT"
 

@@ -67,7 +67,7 @@ function reasons(title, rows, count, counts = {}) {
     return make("li", {}, make("b", { text: where.slice(0, 3).join(", ") + more }), ` ${why}`);
   });
   if (rest > 0) lines.push(make("li", { text: `and ${rest.toLocaleString("en")} more` }));
-  return [make("p", { class: "pawl-note", text: title }), make("ul", { class: "pawl-reasons" }, ...lines)];
+  return [make("p", { class: "pawl-note", text: title }), make("ul", { class: "pawl-refusals" }, ...lines)];
 }
 
 function shape(answer) {

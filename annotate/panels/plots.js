@@ -115,7 +115,7 @@ function points(block) {
   const summary = `${block.title} ${block.points.length} points: ${block.up}, by ${block.across}. ${told.join(", ")}. The table below has the numbers.`;
   const axis = [1, (1 + bottom) / 2, bottom].map((share) => make("span", { text: percent(share) }));
   const field = make("div", { class: "pawl-columns", role: "img", "aria-label": summary }, make("div", { class: "pawl-axis pawl-tall" }, ...axis),
-    make("div", { class: "pawl-field pawl-tall" }, ...levels, ...marks), make("span", {}),
+    make("div", { class: "pawl-scatter pawl-tall" }, ...levels, ...marks), make("span", {}),
     make("div", { class: "pawl-across" }, ...["0", block.across, plain(right)].map((text) => make("span", { text }))));
   const lines = told.map((text, n) => make("li", {}, make("span", { class: "pawl-dash", "data-series": String(n + 2), "aria-hidden": "true" }), make("span", { text })));
   return plot(block, field, make("ul", { class: "pawl-legend" }, make("li", {}, make("span", { class: "pawl-swatch pawl-round", "aria-hidden": "true" }), make("span", { text: block.up })), ...lines),

@@ -93,7 +93,7 @@ def test_a_researcher_looks_at_a_file_and_imports_it(app_server, page_as, screen
     page.get_by_role("button", name="Look at it first").press("Enter")
     example = page.locator(".pawl-import-said article")
     expect(example).to_contain_text(texts[0])
-    expect(page.locator(".pawl-reasons")).to_contain_text("line 2 is not JSON")
+    expect(page.locator(".pawl-refusals")).to_contain_text("line 2 is not JSON")
     screenshot(page, "import")
     expect(page.get_by_role("button", name="Import", exact=True)).to_be_focused()
     page.keyboard.press("Enter")
