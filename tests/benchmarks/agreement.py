@@ -26,6 +26,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import libraries_first  # noqa: F401
+
 import data.__main__
 from data.agreement import accuracy, alpha, ceiling_of, choice, identical, pairwise
 from data.labelers import effect

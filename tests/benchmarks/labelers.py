@@ -33,12 +33,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import libraries_first  # noqa: F401
+from crowd import full_store, label_studio
+from rivals import python_of
 
 ROOT = Path(__file__).parents[2]
-sys.path[0:0] = [str(ROOT), str(ROOT / "tests" / "benchmarks")]
-
-from crowd import full_store, label_studio  # noqa: E402  # found by the line above
-from rivals import python_of  # noqa: E402
 
 SMALL = 1_000  # tasks in the store that the large one is compared with
 CROWD = ROOT / "tests" / "benchmarks" / "crowd" / "crowd.py"

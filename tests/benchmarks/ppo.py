@@ -36,6 +36,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import libraries_first  # noqa: F401
+
 HERE = Path(__file__).resolve()
 SIDES = ("pawl", "trl")
 PHASES = ("sampling", "scoring", "update", "rest")

@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import libraries_first  # noqa: F401
+
 os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_DISABLE_TELEMETRY": "1"}
 MUON, ADAMW, TRAINER = "Pawl, Muon", "Pawl, AdamW", "Trainer, AdamW"
 ADAMW_RATE = 3e-3

@@ -19,6 +19,8 @@ import os
 import sys
 from pathlib import Path
 
+import libraries_first  # noqa: F401
+
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 from proof import arms, checks, report

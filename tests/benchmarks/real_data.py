@@ -31,8 +31,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-sys.path.pop(0)  # this folder, where datasets.py would hide the library
-sys.path.insert(0, str(Path(__file__).parents[2]))
+import libraries_first  # noqa: F401
 
 from data.errors import InvalidInput
 from data.formats import SUFFIXES

@@ -22,6 +22,8 @@ import time
 from itertools import combinations
 from statistics import mean
 
+import libraries_first  # noqa: F401
+
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_DISABLE_TELEMETRY": "1"}
 PROMPT = (48, 80)  # tokens, from and to
 RESPONSE = (32, 64)

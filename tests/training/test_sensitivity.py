@@ -18,7 +18,7 @@ from statistics import fmean
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 from proof import checks
 from proof.significance import win_rate
