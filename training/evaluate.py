@@ -9,7 +9,7 @@ prompt) in which the reward model scores the new policy's higher, ties counting 
 over prompts, since responses to one prompt are not independent. Beside it: the win rate among pairs of like length, KL
 to the parent in nats per response, length, share of responses that came to an end, distinct bigrams, and bits per byte
 of held-out text before and after (the alignment tax). Promoted if the interval lies above one half and nothing that was
-paid is over its limit.
+paid is over its limit; a number that is none, as after weights that overflowed, is over every limit.
 
 A reward model that judges the policy trained on it also rewards its own mistakes (Gao et al. 2022). With `judge`,
 another reward checkpoint (trained with another seed, better on other labels) decides every win rate, the reward model's
@@ -68,11 +68,15 @@ class Config:
     max_kl: float = 30.0  # nats per response between policy and parent
     max_tax: float = 0.1  # relative rise of bits per byte on held-out text
     max_ended_drop: float = 0.05  # how much smaller the share of ended responses may be
+    min_variety: float = 0.5  # distinct bigrams of its responses, at least so many times those of its parent's
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"samples is {self.samples}; it must be 1 or more.")
+        for name in ("samples", "max_new_tokens", "batch_size", "microbatch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature is {self.temperature}; it must be above 0, or there were no KL.")
         if self.best_of < 0 or self.best_of == 1:
             raise ValueError(f"best_of is {self.best_of}; it must be 2 or more, or 0 for none.")
 
@@ -115,6 +119,7 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     objections = objections_to(metrics, config)
     verdict = "rejected" if objections else "promoted"
     reason = reason_of(policy, parent, metrics, objections)
+    metrics = {name: None if value != value else value for name, value in metrics.items()}  # JSON has no NaN
     run.append_metrics({"step": progress.steps, **metrics})
     run.update(state="done", progress=1.0, metrics=metrics, verdict=verdict, reason=reason)
     print(f"evaluate: {verdict}. {reason}", flush=True)
@@ -131,12 +136,12 @@ def measure(config: Config, workspace: Workspace, progress: Progress) -> dict[st
     given = {"policy": config.policy, "parent": config.parent, "reward": config.reward, "judge": config.judge}
     paths = {name: checkpoints.resolve(called, workspace) for name, called in given.items() if called is not None}
     tokens = shared_tokenizer(paths)
-    prompts = heldout_prompts(config, tokens)
     reward_model = sharding.place(load_scalar(paths["reward"]).eval(), device)
     judge = sharding.place(load_scalar(paths["judge"]).eval(), device) if "judge" in paths else reward_model
     judges = Judges(reward_model, judge, tokens)
     policy = sharding.place(load_policy(paths["policy"], tokens).eval(), device)
     parent = sharding.place(load_policy(paths["parent"], tokens).eval(), device)
+    prompts = heldout_prompts(config, tokens, min(positions_of(model) for model in (policy, parent)))
     new = answer(policy, judges, prompts, config, "policy")
     step_done(progress, 1)
     old = answer(parent, judges, prompts, config, "parent")
@@ -184,15 +189,27 @@ def shared_tokenizer(paths: dict[str, Path]) -> PreTrainedTokenizerBase:
     return tokens
 
 
-def heldout_prompts(config: Config, tokens: PreTrainedTokenizerBase) -> list[list[int]]:
-    """The held-out prompts as token ids."""
+def positions_of(policy: PreTrainedModel) -> float:
+    """How many tokens of prompt and response the model can hold."""
+    return getattr(policy.config.get_text_config(), "max_position_embeddings", None) or math.inf
+
+
+def heldout_prompts(config: Config, tokens: PreTrainedTokenizerBase, positions: float = math.inf) -> list[list[int]]:
+    """The held-out prompts as token ids, those that leave room for a response in so many positions."""
     snapshot = snapshots.load(config.snapshot)
+    most = min(config.max_prompt_tokens, positions - config.max_new_tokens)
     encoded = [tokenizer.prompt_ids(tokens, prompt.messages) for prompt in datasets.prompts(snapshot, "heldout")]
-    prompts = [ids for ids in encoded if len(ids) <= config.max_prompt_tokens]
+    prompts = [ids for ids in encoded if len(ids) <= most]
+    if not prompts and encoded:
+        raise InvalidInput(
+            f"None of the {len(encoded)} held-out prompts of snapshot {snapshot.hash} has {config.max_prompt_tokens} "
+            f"tokens or less (max_prompt_tokens) and leaves room for {config.max_new_tokens} (max_new_tokens) in the "
+            f"model's {positions} positions. Change these two, or add shorter prompts."
+        )
     if not prompts:
         raise InvalidInput(
-            f"Snapshot {snapshot.hash} has no held-out prompt of {config.max_prompt_tokens} tokens or less, and a "
-            "policy is not measured on prompts it was trained on. Add prompts with the split heldout, freeze again."
+            f"Snapshot {snapshot.hash} has no held-out prompt, and a policy is not measured on prompts it was trained "
+            "on. Add prompts with the split heldout, freeze again."
         )
     return prompts
 
@@ -345,22 +362,30 @@ def tax(
 
 
 def objections_to(metrics: dict[str, float | None], config: Config) -> list[str]:
-    """Why the policy may not be promoted, in words with numbers; empty when it may."""
+    """Why the policy may not be promoted, in words with numbers; empty when it may.
+
+    Each rule says what must hold, so that a number that is none breaks it.
+    """
     low, kl, rise = percent(metrics["win_rate_low"]), metrics["kl"], percent(metrics["tax"])
     ended, before = percent(metrics["ended"]), percent(metrics["parent_ended"])
+    variety, own = percent(metrics["distinct_2"]), percent(metrics["parent_distinct_2"])
     rules = [
-        (metrics["win_rate_low"] <= 0.5, f"the interval of the win rate reaches down to {low}, not above 50 %"),
-        (kl > config.max_kl, f"it moved {kl:.1f} nats per response away, more than {config.max_kl:g}"),
+        (metrics["win_rate_low"] > 0.5, f"the interval of the win rate reaches down to {low}, not above 50 %"),
+        (kl <= config.max_kl, f"it moved {kl:.1f} nats per response away, more than {config.max_kl:g}"),
         (
-            metrics["tax"] > config.max_tax,
+            metrics["tax"] <= config.max_tax,
             f"bits per byte of held-out text rose by {rise}, more than {percent(config.max_tax)}",
         ),
         (
-            metrics["ended"] < metrics["parent_ended"] - config.max_ended_drop,
+            metrics["ended"] >= metrics["parent_ended"] - config.max_ended_drop,
             f"{ended} of its responses come to an end, of its parent's {before}",
         ),
+        (
+            metrics["distinct_2"] >= config.min_variety * metrics["parent_distinct_2"],
+            f"it repeats itself: {variety} of its pairs of words are different ones, of its parent's {own}",
+        ),
     ]
-    return [words for broken, words in rules if broken]
+    return [words for holds, words in rules if not holds]
 
 
 def reason_of(policy: str, parent: str, metrics: dict[str, float | str | None], objections: list[str]) -> str:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     GenerationConfig,
@@ -32,6 +33,7 @@ from transformers import (
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from data.errors import InvalidInput
 from training.sharding import through
 from training.tokenizer import separator_id
 
@@ -72,7 +74,14 @@ def new_policy(shape: Shape, tokenizer: PreTrainedTokenizerBase) -> LlamaForCaus
 
 
 def load_policy(path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> PreTrainedModel:
-    """The causal language model in a folder. With `tokenizer`, its embeddings and special ids are made to agree."""
+    """The causal language model in a folder. With `tokenizer`, its embeddings and special ids are made to agree.
+
+    Raises InvalidInput for a reward model, whose backbone would otherwise speak as it never learned to.
+    """
+    if is_scalar(path):
+        raise InvalidInput(
+            f"{Path(path).name} is a reward model and cannot speak: name a policy here, such as its parent."
+        )
     policy = AutoModelForCausalLM.from_pretrained(
         path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )
@@ -93,10 +102,27 @@ def fit_to_tokenizer(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def load_scalar(path: str | Path) -> PreTrainedModel:
-    """The reward or value model in a folder: one number per token, read with `scores` or `token_values`."""
-    return AutoModelForSequenceClassification.from_pretrained(
-        path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    """The reward or value model in a folder: one number per token, read with `scores` or `token_values`.
+
+    Raises InvalidInput for a model without a trained scalar head: transformers would draw one at random.
+    """
+    name = Path(path).name
+    if not is_scalar(path):
+        raise InvalidInput(f"{name} is no reward model: it has no scalar head. Name a checkpoint of the stage reward.")
+    scalar, found = AutoModelForSequenceClassification.from_pretrained(
+        path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
+    if missing := sorted(found["missing_keys"]):
+        raise InvalidInput(f"{name} is no whole reward model: {', '.join(missing)} are not in its weights.")
+    if scalar.config.num_labels != 1:
+        raise InvalidInput(f"{name} gives {scalar.config.num_labels} numbers for a response; a reward model gives one.")
+    return scalar
+
+
+def is_scalar(path: str | Path) -> bool:
+    """Whether the model in a folder gives numbers for its tokens, and not tokens."""
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
 
 
 def scalar_from_policy(

@@ -73,6 +73,11 @@ NAMES = {  # TRL's names of a step's numbers, and PPO's
 }
 OFF = {  # options that change what PPO learns and that TRL cannot follow, with the values at which they do nothing
     "value_warmup": 0,
+    "value_init": None,
+    "value_coef": 0.5,
+    "value_clip": 0.2,
+    "gamma": 1.0,
+    "lam": 0.95,
     "kl_estimator": "k1",
     "kl_target": None,
     "stop_kl": None,

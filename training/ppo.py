@@ -51,7 +51,7 @@ from training.engine import generator_at, largest_gap
 from training.lora import without_adapter
 from training.losses import masked_mean
 from training.metrics import Cancelled, Progress
-from training.ppo_models import Models, judge, speak_in_units
+from training.ppo_models import Models, judge, speak_in_units, starts_as_reward_model
 from training.rewards import Ensemble, Units, names_of
 from training.rollouts import Rollouts, Sampling, prompts_of_step, sample
 from training.throughput import ppo_use
@@ -65,6 +65,7 @@ from training.update import (
 )
 
 LARGEST_GAP = 1e-2  # between the engine's log-probs and the trainer's, beyond which the engine's would not do
+UNIT_RESPONSES = 64  # least number of responses that the unit of scores is measured on
 Encoded = tuple[Prompt, list[int]]  # a prompt and its token ids
 Trained = tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, float]]  # with the last numbers
 
@@ -74,10 +75,10 @@ class Config:
     snapshot: Path  # whose training prompts are answered
     init: str  # policy to start from
     reference: str  # SFT checkpoint that the KL is measured from
-    reward: str = ""  # reward checkpoint; several with commas are an ensemble; none is needed with a reward_function
+    reward: str = ""  # what judges, by commas: reward checkpoints, and functions of your own as module:function=weight
     algorithm: Literal["ppo", "rloo", "grpo", "dpo"] = "ppo"  # the last three by TRL's trainers, for comparison
     reward_weight: float = 1.0  # of the reward models' score beside the reward functions
-    reward_function: tuple[str, ...] = ()  # module:function=weight, a function of your own that scores responses
+    reward_function: tuple[str, ...] = ()  # more functions, module:function=weight
     ensemble: Ensemble = "mean"  # what several reward models are worth together
     ensemble_penalty: float = 0.1  # times the variance between them, for mean-minus-variance
     length_penalty: float = 0.0  # of a response twice the target long, in standard deviations of the score
@@ -112,7 +113,8 @@ class Config:
     reward_clip: float | None = None  # scores are cut to plus or minus this, such as 10
     whiten_rewards: bool = False  # give the per-token rewards of a batch variance 1, their mean unshifted
     advantage_clip: float | None = None  # whitened advantages are cut to plus or minus this
-    value_init: Literal["reward", "reference"] = "reward"  # the reward model, or the SFT model with a head of zeros
+    # the value model starts as the reward model or as the SFT model with a head of zeros; none: reward, if there is one
+    value_init: Literal["reward", "reference"] | None = None
     max_grad_norm: float = 1.0  # of the policy's and of the value model's gradient, each
     ptx_coef: float | None = 0.0  # pretraining text: its gradient's norm over PPO's own; none: on where it is known
     ptx_batch: int = 1024  # tokens of it in each optimizer step
@@ -133,12 +135,16 @@ class Config:
         for name in counts.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
-        for name in ("warmup", "value_warmup", "lora_rank", "ptx_coef"):
-            if (getattr(self, name) or 0) < 0:
+        for name in "warmup value_warmup lora_rank ptx_coef kl_coef value_coef".split():
+            if not 0 <= (getattr(self, name) or 0) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
-        for name in ("temperature", "kl_target", "reward_clip", "advantage_clip", "target_update_kl", "stop_kl"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
+        above = "temperature learning_rate value_learning_rate clip value_clip max_grad_norm"
+        for name in f"{above} kl_target reward_clip advantage_clip target_update_kl stop_kl".split():
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
         if self.dual_clip is not None and not self.dual_clip > 1:
             raise ValueError(f"dual_clip is {self.dual_clip}; it must be above 1, or every update would be clipped.")
         if self.ema is not None and not 0 <= self.ema < 1:
@@ -322,16 +328,18 @@ def sampling_of(config: Config) -> Sampling:
 
 
 def first_carried(models: Models, prompts: list[Encoded], config: Config) -> Carried:
-    """What a new run starts with: the units of scores, from one batch of the reference's own responses.
+    """What a new run starts with: the units of scores, from the reference's own responses.
 
-    A value model that starts as a reward model is made to speak in them.
+    They are as many as a batch, and UNIT_RESPONSES at least: one response would have no standard deviation. A value
+    model that starts as a reward model is made to speak in them.
     """
-    chosen = [ids for _, ids in prompts_of_step(prompts, config, 0)]
+    asked = replace(config, batch_size=max(config.batch_size, UNIT_RESPONSES), minibatch_size=1)
+    chosen = [ids for _, ids in prompts_of_step(prompts, asked, 0)]
     generator = generator_at(config.seed, "unit")
     with sharding.gathered(models.reference) as whole, without_adapter(whole) as reference:
         sampled = sample(reference, models.tokens, chosen, sampling_of(config), generator)
     rewards = models.rewards.measured(chosen, sampled.texts(models.tokens), microbatch=config.microbatch)
-    if config.value_init == "reward":
+    if starts_as_reward_model(config, models.rewards):
         speak_in_units(models.value, rewards.units.models[0], config.reward_weight)
     return Carried(rewards.units, config.kl_coef)
 

@@ -34,7 +34,7 @@ class Config(Protocol):
     reference: str
     reward: str
     reward_weight: float
-    value_init: Literal["reward", "reference"]
+    value_init: Literal["reward", "reference"] | None
     lora_rank: int
     lora_alpha: float
     lora_targets: tuple[str, ...]
@@ -65,7 +65,7 @@ def load(config: Config, judges: dict[str, Any], workspace: Workspace, device: t
         raise InvalidInput(f"The reference model {reference.name} has another vocabulary than the policy {init.name}.")
     loaded_rewards = rewards.load(**judges, workspace=workspace, tokens=tokens, device=device)
     torch.manual_seed(config.seed)
-    if config.value_init == "reference":
+    if not starts_as_reward_model(config, loaded_rewards):
         value = scalar_from_policy(reference, tokens, zero_head=True)
     elif loaded_rewards.models:
         value = load_scalar(checkpoints.resolve(next(iter(loaded_rewards.models)), workspace))
@@ -83,6 +83,11 @@ def load(config: Config, judges: dict[str, Any], workspace: Workspace, device: t
     for model in (policy, frozen, value):
         sharding.place(model.eval(), device)
     return Models(policy, frozen, loaded_rewards, value, tokens)
+
+
+def starts_as_reward_model(config: Config, judges: Rewards) -> bool:
+    """Whether the value model starts as the first reward model: as asked, and else where there is one."""
+    return config.value_init == "reward" or (config.value_init is None and bool(judges.models))
 
 
 def judge(

@@ -20,6 +20,8 @@ A function takes the keyword arguments `prompts` (a list of conversations, each 
         return [-1.0 if "sorry" in response.lower() else 0.0 for response in responses]
 
     python -m training ppo ... --reward reward-0001,reward-0002 --ensemble worst --reward-function mine:no_apologies=0.5
+    python -m training ppo ... --reward reward-0001,mine:no_apologies=0.5     # the same, in one option
+    python -m training ppo ... --reward mine:no_apologies                     # no reward model at all
 
 Length is what a policy finds first (Singhal et al. 2023), so it can be made to cost: a response pays nothing up to the
 target and then in a line, as in the soft overlong punishment of Yu et al. 2025, equation 13, but without its floor, so
@@ -35,6 +37,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import torch
@@ -216,11 +219,15 @@ def load(
     if length_target is not None and not 0 < length_target < math.inf:
         raise InvalidInput(f"length_target is {length_target}; it must be more than 0 tokens.")
     names = names_of(reward) if reward_weight else ()
-    functions = tuple(load_function(spec) for spec in reward_function)
+    specs = [*functions_of(reward), *reward_function]
+    functions = tuple(load_function(spec) for spec in specs)
     if len({function.name for function in functions}) < len(functions):
-        raise InvalidInput(f"A reward function is given twice in {', '.join(reward_function)}: give it one weight.")
+        raise InvalidInput(f"A reward function is given twice in {', '.join(specs)}: give it one weight.")
     if not names and not functions:
-        raise InvalidInput("Nothing would judge the responses: give --reward with a weight, or --reward-function.")
+        raise InvalidInput(
+            "Nothing would judge the responses: --reward names reward models and functions (module:function), and "
+            "reward_weight, which multiplies the models' score, must be above 0."
+        )
     return Rewards(
         models={name: sharding.place(load_judge(name, workspace, tokens), device) for name in names},
         functions=functions,
@@ -235,13 +242,28 @@ def load(
 
 
 def names_of(reward: str | Sequence[str]) -> tuple[str, ...]:
-    """Checkpoint names from a comma-separated string or a sequence. Raises InvalidInput when one comes twice."""
-    parts = reward.split(",") if isinstance(reward, str) else reward
-    names = tuple(name.strip() for name in parts if name.strip())
+    """The checkpoints among what `--reward` names. Raises InvalidInput when one comes twice."""
+    names = tuple(part for part in parts_of(reward) if not is_function(part))
     for name in names:
         if names.count(name) > 1:
             raise InvalidInput(f"The reward model {name} is named twice; an ensemble needs different models.")
     return names
+
+
+def functions_of(reward: str | Sequence[str]) -> tuple[str, ...]:
+    """The functions among what `--reward` names: `module:function` or `module:function=weight`."""
+    return tuple(filter(is_function, parts_of(reward)))
+
+
+def parts_of(reward: str | Sequence[str]) -> tuple[str, ...]:
+    """The parts of a comma-separated string or a sequence."""
+    parts = reward.split(",") if isinstance(reward, str) else reward
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def is_function(part: str) -> bool:
+    """Whether it names a function, and no folder: checkpoint ids have no colon."""
+    return ":" in part and not Path(part).exists()
 
 
 def load_judge(name: str, workspace: Workspace, tokens: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -30,7 +30,7 @@ from data.runs import RunFolder
 from data.workspace import Workspace
 from training import checkpoints, engine, model, parallel, tokenizer
 from training.metrics import Cancelled, Progress
-from training.rewards import load_judge, names_of
+from training.rewards import functions_of, load_judge, names_of
 from training.rollouts import scores
 
 ATTEMPTS = 4  # rounds of drawing again where responses were equal or empty
@@ -77,6 +77,10 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     policy.to(parallel.device()).eval()
     asked = choose(config, snapshot, words, policy, run.id)
     sampler = Sampler(config, policy, words, checkpoints.name_of(path, config.policy))
+    if functions := functions_of(config.reward):
+        raise InvalidInput(
+            f"{', '.join(functions)}: a function is never unsure. Name reward models. Nothing was written."
+        )
     judges = [load_judge(name, workspace, words).to(parallel.device()) for name in names_of(config.reward)]
     rows, ended = [], Counter[bool]()
     progress = Progress(run, "sample", len(asked))

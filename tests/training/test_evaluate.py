@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -31,6 +33,8 @@ GOOD = {
     "length_ratio": 1.04,
     "ended": 0.95,
     "parent_ended": 0.96,
+    "distinct_2": 0.7,
+    "parent_distinct_2": 0.8,
 }
 
 
@@ -76,12 +80,18 @@ def test_a_policy_that_wins_and_pays_little_has_nothing_against_it():
         ({"kl": 20.5}, "20.5 nats per response away, more than 20"),
         ({"tax": 0.051}, "rose by 5.1 %, more than 5.0 %"),
         ({"ended": 0.93}, "93.0 % of its responses come to an end, of its parent's 96.0 %"),
+        ({"distinct_2": 0.39}, "39.0 % of its pairs of words are different ones, of its parent's 80.0 %"),
     ],
 )
 def test_each_limit_alone_rejects_with_its_numbers(change, words):
     (objection,) = objections_to(GOOD | change, a_config())
 
     assert words in objection
+
+
+@pytest.mark.parametrize("number", ["win_rate_low", "kl", "tax", "ended", "distinct_2"])
+def test_a_number_that_is_none_rejects(number):
+    assert len(objections_to(GOOD | {number: math.nan}, a_config())) == 1
 
 
 def test_the_reason_names_both_checkpoints_and_every_number():
@@ -285,11 +295,38 @@ def test_without_held_out_prompts_nothing_is_measured(rows, workspace, saved_pol
         run_evaluation(snapshot, workspace, "pretrain-0001")
 
 
+@pytest.mark.slow
+def test_responses_that_cannot_fit_are_refused_before_any_is_drawn(snapshot, workspace, saved_policy, judge_checkpoint):
+    with pytest.raises(InvalidInput, match=r"leaves room for 128 \(max_new_tokens\) in the model's 128 positions"):
+        run_evaluation(snapshot, workspace, "pretrain-0001", max_new_tokens=128)
+
+
+@pytest.mark.slow
+def test_a_number_that_is_none_is_written_as_null(snapshot, workspace, saved_policy, judge_checkpoint, monkeypatch):
+    monkeypatch.setattr(evaluate, "tax", lambda *given: {"bits_per_byte": math.nan, "tax": math.nan})
+
+    run = run_evaluation(snapshot, workspace, "pretrain-0001")
+
+    assert "NaN" not in (run.path / "state.json").read_text() + (run.path / "metrics.jsonl").read_text()
+    assert (
+        run.state()["metrics"]["tax"] is None and "bits per byte of held-out text rose by nan" in run.state()["reason"]
+    )
+
+
+@pytest.mark.slow
+def test_models_of_the_wrong_kind_are_refused_by_name(snapshot, workspace, saved_policy, judge_checkpoint):
+    with pytest.raises(InvalidInput, match="reward-0001 is a reward model and cannot speak"):
+        run_evaluation(snapshot, workspace, "reward-0001")
+    with pytest.raises(InvalidInput, match="pretrain-0001 is no reward model: it has no scalar head"):
+        run_evaluation(snapshot, workspace, "pretrain-0001", judge="pretrain-0001")
+
+
 def test_the_best_of_one_is_refused():
     with pytest.raises(ValueError, match="best_of is 1"):
         a_config(best_of=1)
 
 
-def test_no_samples_are_refused():
-    with pytest.raises(ValueError, match="samples is 0"):
-        a_config(samples=0)
+@pytest.mark.parametrize("name", ["samples", "batch_size", "microbatch", "max_new_tokens", "temperature"])
+def test_counts_and_the_temperature_are_above_zero(name):
+    with pytest.raises(ValueError, match=f"{name} is 0"):
+        a_config(**{name: 0})

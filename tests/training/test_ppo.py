@@ -324,7 +324,7 @@ def test_with_lora_the_run_ends_in_a_plain_checkpoint_and_goes_on_where_it_was_s
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
     assert (first / "model.safetensors").read_bytes() != (saved_policy / "model.safetensors").read_bytes()
-    assert whole.metrics()[-1]["kl"] > 0
+    assert whole.metrics()[-1]["kl"] != 0  # an estimate on eight responses, so it may lie below 0
 
 
 @pytest.mark.slow

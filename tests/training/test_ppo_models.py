@@ -38,7 +38,8 @@ def load(workspace, judge_checkpoint):
     """Loads the models of a configuration."""
 
     def loaded(**changes):
-        config = Config(Path("s"), "pretrain-0001", "pretrain-0001", changes.pop("reward", "reward-0001"), **changes)
+        chosen = {"init": "pretrain-0001", "reference": "pretrain-0001", "reward": "reward-0001"} | changes
+        config = Config(Path("s"), **chosen)
         return ppo_models.load(config, judge_options(config), workspace, CPU)
 
     return loaded
@@ -97,11 +98,19 @@ def test_the_value_model_can_start_at_zero_from_the_reference(load):
     torch.testing.assert_close(models.value.model.norm.weight, models.reference.model.norm.weight)
 
 
-def test_without_a_reward_model_the_value_model_must_start_elsewhere(load):
-    with pytest.raises(InvalidInput, match="--value-init reference"):
-        load(reward="", reward_function=("operator:length_hint",))
+def test_without_a_reward_model_the_value_model_starts_at_zero_from_the_reference(load):
+    models = load(reward="operator:length_hint")
 
-    assert load(reward="", reward_function=("operator:length_hint",), value_init="reference").value is not None
+    assert not token_values(models.value, torch.tensor([[7, 8, 9]]), None).any()
+    with pytest.raises(InvalidInput, match="--value-init reference"):
+        load(reward="operator:length_hint", value_init="reward")
+
+
+def test_a_policy_is_no_reward_model_and_a_reward_model_no_policy(load):
+    with pytest.raises(InvalidInput, match="pretrain-0001 is no reward model: it has no scalar head"):
+        load(reward="pretrain-0001")
+    with pytest.raises(InvalidInput, match="reward-0001 is a reward model and cannot speak"):
+        load(init="reward-0001")
 
 
 @pytest.mark.parametrize("which", ["reference", "reward"])

@@ -145,6 +145,14 @@ def test_names_are_separated_by_commas():
     assert names_of("") == ()
 
 
+def test_a_reward_is_given_by_models_and_functions_in_one_option(words, workspace, judges, asked):
+    judge = load("reward-0001,operator:length_hint=0.5", workspace, words, CPU)
+
+    assert list(judge.models) == ["reward-0001"]
+    assert [(function.name, function.weight) for function in judge.functions] == [("operator:length_hint", 0.5)]
+    assert names_of("operator:length_hint") == ()
+
+
 def test_one_model_twice_is_no_ensemble():
     with pytest.raises(InvalidInput, match="reward-0001 is named twice"):
         names_of("reward-0001,reward-0001")
