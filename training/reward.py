@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -49,6 +50,7 @@ from training.ranking import (
     rating_gaps,
     theta_of,
 )
+from training.throughput import dimensions, limits, mfu, ranking_flops
 
 MOST_JUDGED = 1000  # rankings learned from that the accuracy in training is measured on: an error of .01
 FORWARD_ONLY = 4  # times as many in a pass that keeps nothing for a gradient
@@ -168,8 +170,10 @@ def learn(model: PreTrainedModel, train: list[Encoded], config: Config, run: Run
         order = torch.randperm(len(train), generator=generator_at(config.seed, "rankings", epoch)).tolist()
         batch = [train[i] for i in order[place * config.batch_size : (place + 1) * config.batch_size]]
         optimizer.param_groups[0]["lr"] = config.learning_rate * rate(step, steps, config.warmup)
+        began = time.monotonic()
         stats = improve(model, optimizer, batch, config, pad_id, theta)
-        progress.log(step + 1, **stats, learning_rate=optimizer.param_groups[0]["lr"])
+        rate_now = optimizer.param_groups[0]["lr"]
+        progress.log(step + 1, **stats, learning_rate=rate_now, **pace(model, batch, time.monotonic() - began))
         stop = parallel.agreed(progress.stop_requested)
         if stop or (step + 1) % config.save_every == 0:
             parts = {"models": {"reward": model}, "optimizers": {"reward": optimizer}}
@@ -178,6 +182,16 @@ def learn(model: PreTrainedModel, train: list[Encoded], config: Config, run: Run
         if stop:
             progress.at(step + 1, always=True)
             raise Cancelled(f"Stopped after step {step + 1} of {steps}; go on with --resume {run.id}.")
+
+
+def pace(model: PreTrainedModel, batch: Sequence[Encoded], seconds: float) -> dict[str, float]:
+    """How fast a step on these rankings was: tokens a second, each prompt counted once, and the use of the device."""
+    dims = dimensions(model)
+    sizes = [(len(ranking.prompt), list(map(len, ranking.responses))) for ranking in batch]
+    tokens = sum(prompt + sum(responses) for prompt, responses in sizes)
+    needed = sum(ranking_flops(dims, prompt, responses) for prompt, responses in sizes) / parallel.count()
+    used = mfu(needed, seconds, limits(parallel.device()))
+    return {"seconds": seconds, "tokens_per_second": tokens / seconds, "mfu": used}
 
 
 def tie_parameter(train: Sequence[Encoded], config: Config) -> float:

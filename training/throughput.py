@@ -70,6 +70,12 @@ def training_flops(dims: Dimensions, lengths: Sequence[int], predicted: Sequence
     return 3 * forward - (of_weights if dims.frozen else 0)
 
 
+def ranking_flops(dims: Dimensions, prompt: int, responses: Sequence[int]) -> float:
+    """FLOPs of training on the scores of such responses to a prompt of so many tokens, which is read once for all."""
+    whole = training_flops(dims, [prompt + response for response in responses], [1] * len(responses))
+    return whole - (len(responses) - 1) * training_flops(dims, [prompt], [0])
+
+
 def sampling_flops(dims: Dimensions, prompts: Sequence[int], responses: Sequence[int]) -> float:
     """FLOPs of sampling such responses to such prompts with a cache: a forward pass over all but the last token."""
     return forward_flops(dims, [p + r - 1 for p, r in zip(prompts, responses, strict=True)], responses)

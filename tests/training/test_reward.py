@@ -295,7 +295,7 @@ def test_a_reward_model_learns_what_the_labeler_likes_and_loads_with_plain_trans
     assert manifest["metrics"]["kendall_tau"] > 0.5 and manifest["metrics"]["length_correlation"] < -0.5
     assert manifest["metrics"]["theta"] > 1 and manifest["metrics"]["train_ties"] > 0
     assert set(manifest["metrics"]["by_policies"]) == {"sft-0001 / sft-0001"}
-    assert {"step", "loss", "accuracy", "grad_norm", "padding"} <= run.metrics()[0].keys()
+    assert {"step", "loss", "accuracy", "grad_norm", "padding", "tokens_per_second", "mfu"} <= run.metrics()[0].keys()
     assert all(line["padding"] < 0.1 for line in run.metrics())
     model, loading = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"]

@@ -57,6 +57,12 @@ def test_torch_counts_the_same_flops_apart_from_the_half_of_attention_that_is_ma
     assert throughput.forward_flops(throughput.dimensions(policy), [8], [8]) + square == counter.get_total_flops()
 
 
+def test_a_ranking_costs_its_prompt_once_and_each_response_once():
+    # trained on: a row of 3 tokens 3 * (600 + 20 + 192), one of 4 tokens 3 * (800 + 20 + 320), of which the prompt of 2
+    # tokens, 3 * (400 + 0 + 96), was computed before
+    assert throughput.ranking_flops(DIMS, 2, [1, 2]) == 3 * (812 + 1140) - 3 * 496
+
+
 def test_training_costs_three_forward_passes_and_less_where_weights_are_frozen():
     frozen = Dimensions(100, 10, 2, 4, 2, frozen=True)
 

@@ -23,8 +23,8 @@ def best_of_points(found: Found, taste: str, seeds: int) -> list[Result]:
 
 
 def control_points(found: Found) -> list[Result]:
-    """The last checkpoint of each policy trained on labels in random order."""
-    return [one["points"][-1] for name, one in found.items() if name.startswith("policy/control-")]
+    """The chosen checkpoint of each policy trained on labels in random order."""
+    return [one["points"][one["chosen"]] for name, one in found.items() if name.startswith("policy/control-")]
 
 
 def rewards(found: Found, labels: str, size: str = "12000") -> list[Result]:
