@@ -216,6 +216,27 @@ def test_an_override_that_is_no_option_of_its_stage_is_refused(override):
         Config(override=(override,))
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "ppo.kl_coeff=1",
+            "names no field of ppo; the nearest is kl_coef. `python -m training ppo --help` lists them.",
+        ),
+        ("ppo.kl-coeff=1", "names no field of ppo; the nearest is kl_coef."),
+        ("ppo.zzz=1", "names no field of ppo. `python"),
+        ("pppo.steps=1", "names the stage 'pppo'; choose from pretrain, sft, reward, ppo, evaluate, sample."),
+        ("freeze.steps=1", "names the stage 'freeze'; choose from"),
+        ("ppo.init=y", "sets what the cycle itself tells ppo: leave init out"),
+        ("ppo.steps", "is not stage.field=value, as in ppo.steps=10."),
+        ("steps=1", "is not stage.field=value"),
+    ],
+)
+def test_what_is_wrong_with_an_override_is_said(override, said):
+    with pytest.raises(ValueError, match=re.escape(f"override {override!r} {said}")):
+        Config(override=(override,))
+
+
 def test_a_stage_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match="ppp"):
         Config(stages="sft,ppp")
