@@ -400,14 +400,18 @@ def base_of(cycle: Cycle) -> str:
 
 
 def lineage(cycle: Cycle, checkpoint: str) -> dict[str, str]:
-    """The checkpoint's ancestors by stage, along each first parent; `base` is where the line begins."""
-    line = {"base": checkpoint}
+    """The checkpoint's ancestors by stage, along each first parent; `base` is where the line begins.
+
+    A checkpoint that is its own ancestor ends the line: it was replaced by one that grew from it.
+    """
+    line, seen = {"base": checkpoint}, {checkpoint}
     while (cycle.workspace.checkpoints / checkpoint / "pawl.json").exists():
         manifest = checkpoints.read_manifest(cycle.workspace.checkpoints / checkpoint)
         line.setdefault(manifest["stage"], checkpoint)
-        if not manifest["parents"]:
+        if not manifest["parents"] or manifest["parents"][0] in seen:
             break
         checkpoint = manifest["parents"][0]
+        seen.add(checkpoint)
         line["base"] = checkpoint
     return line
 

@@ -26,7 +26,7 @@ from data.store import Store
 from data.workspace import Workspace
 from training import checkpoints, launch
 from training.__main__ import config_of
-from training.cycle import Config, Cycle, start_of
+from training.cycle import Config, Cycle, lineage, start_of
 
 ROOT = Path(__file__).parents[2]
 MICRO = ["reward.epochs=1", "ppo.steps=20", "ppo.save-every=1", "ppo.batch-size=16", "ppo.minibatch-size=16"]
@@ -281,3 +281,13 @@ def test_ppo_goes_on_from_the_promoted_policy_but_an_adapter_starts_at_the_refer
     cycle.note("freeze", promoted="ppo-0001")
 
     assert start_of(cycle) == expected
+
+
+def test_a_checkpoint_that_became_its_own_ancestor_ends_the_line(workspace, policy, words):
+    about = {"snapshot": None, "model": policy, "tokenizer": words, "config": {}, "metrics": {}, "seed": 0}
+    for name, parent in (("sft-0001", "sft-0001"), ("ppo-0001", "ppo-0002"), ("ppo-0002", "ppo-0001")):
+        checkpoints.save(workspace.checkpoints, name, stage=name[:3], parents=[parent], **about)
+    cycle = Cycle(Config(), RunFolder.create(workspace.runs, "cycle", {}), workspace)
+
+    assert lineage(cycle, "sft-0001") == {"base": "sft-0001", "sft": "sft-0001"}
+    assert lineage(cycle, "ppo-0001") == {"base": "ppo-0002", "ppo": "ppo-0001"}
