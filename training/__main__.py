@@ -228,7 +228,7 @@ def execute(
         run.update(state="cancelled", error=f"Stopped. Go on with --resume {run.id}.")
         return Cancelled.exit_code
     except FeedbackError as error:
-        return fail(run, str(error))
+        return fail(run, reason_of(error, str(error), run))
     except KeyboardInterrupt:
         run.update(state="cancelled", error=f"Stopped. Go on with --resume {run.id}.")
         return Cancelled.exit_code
@@ -236,8 +236,21 @@ def execute(
         if parallel.is_loss(error):
             lost = "lost another process, which was killed or ran out of memory; the launcher's last lines name it."
             return fail(run, f"{lost} Go on with --resume {run.id}. ({error})")
-        return fail(run, f"{type(error).__name__}: {error}", traceback.format_exc())
+        reason = reason_of(error, f"{type(error).__name__}: {error}", run)
+        return fail(run, reason, traceback.format_exc())
     return code or 0
+
+
+def reason_of(error: BaseException, words: str, run: RunFolder) -> str:
+    """Why the run failed: the words, what was noted on the way, and how to go on when anything is saved."""
+    from training import checkpoints
+
+    parts = [words, *getattr(error, "__notes__", ())]
+    step = checkpoints.saved_step(run.path)
+    if step is not None and "--resume" not in words:
+        parts.append(f"Step {step} is saved: when this is mended, go on with --resume {run.id}.")
+    ended = [part if part.endswith((".", "!", "?")) else f"{part}." for part in parts[:-1]]
+    return " ".join([*ended, parts[-1]])
 
 
 def fail(run: RunFolder, reason: str, trace: str = "") -> int:

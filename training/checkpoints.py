@@ -34,6 +34,7 @@ from training import lora, parallel, sharding
 MANIFEST = "pawl.json"
 STATES_KEPT = 2
 RESUME = ("states", "trainer", "corpus")  # folders of a run that only a resume needs
+WHOLE = "whole"  # marks a checkpoint of Trainer, in a run's folder, that was written to the end
 TRAINABLE = ".trainable.safetensors"  # how the file of a module saved without its frozen parameters ends
 
 
@@ -311,6 +312,12 @@ def _divided_again(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> d
         for place, parts in state["state"].items()
     }
     return {**state, "state": divided}
+
+
+def saved_step(run_path: Path) -> int | None:
+    """The step after which the run would go on, by what it has saved; None when it would start over."""
+    saved = [*_states(run_path), *(mark.parent for mark in run_path.glob(f"trainer/checkpoint-*/{WHOLE}"))]
+    return max((int(folder.name.partition("-")[2]) for folder in saved), default=None)
 
 
 def _states(run_path: Path) -> list[Path]:

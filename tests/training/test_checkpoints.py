@@ -161,6 +161,17 @@ def test_the_two_newest_states_are_kept_and_half_written_ones_not_seen(run):
     assert sorted(p.name for p in (run.path / "states").glob("step-*")) == ["step-00000002", "step-00000010"]
 
 
+def test_the_step_that_a_run_goes_on_after_is_known_whoever_saved_it(run):
+    assert checkpoints.saved_step(run.path) is None
+    (run.path / "trainer" / "checkpoint-12").mkdir(parents=True)
+    assert checkpoints.saved_step(run.path) is None  # cut short
+    (run.path / "trainer" / "checkpoint-9").mkdir()
+    (run.path / "trainer" / "checkpoint-9" / "whole").touch()
+    assert checkpoints.saved_step(run.path) == 9
+    save_state(run.path, 10, models={}, optimizers={}, extra={})
+    assert checkpoints.saved_step(run.path) == 10
+
+
 class Malicious:
     def __reduce__(self):
         return (print, ("this must not run",))

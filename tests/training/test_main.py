@@ -12,6 +12,7 @@ from data import records
 from data.errors import InvalidInput, TooFewLabels
 from data.runs import RunFolder
 from training import __main__ as command
+from training import checkpoints
 from training.metrics import Cancelled
 from training.presets import PRESETS
 
@@ -188,6 +189,28 @@ def test_a_crash_is_written_down_with_its_reason(run, workspace, capsys):
     assert run.state()["state"] == "failed"
     assert run.state()["error"] == "MemoryError: no room for 12 GiB"
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_what_was_noted_of_a_failure_and_how_to_go_on_after_it_are_written_down(run, workspace):
+    def crash(*_):
+        error = ValueError("no such thing")
+        error.add_note("It was raised in the reward function mine:f.")
+        raise error
+
+    def refuse(*_):
+        raise InvalidInput("mine:f returned two numbers")
+
+    assert command.execute(stage_that(crash), Config(Path()), run, workspace) == 1
+    assert run.state()["error"] == "ValueError: no such thing. It was raised in the reward function mine:f."
+
+    checkpoints.save_state(run.path, 4, models={}, optimizers={}, extra={})
+    assert command.execute(stage_that(crash), Config(Path()), run, workspace) == 1
+    assert run.state()["error"] == (
+        "ValueError: no such thing. It was raised in the reward function mine:f. "
+        "Step 4 is saved: when this is mended, go on with --resume sft-0001."
+    )
+    assert command.execute(stage_that(refuse), Config(Path()), run, workspace) == 1
+    assert run.state()["error"].startswith("mine:f returned two numbers. Step 4 is saved")
 
 
 def test_what_a_person_can_mend_is_said_without_a_traceback(run, workspace, capsys):
