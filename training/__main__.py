@@ -48,7 +48,7 @@ class Common:
     # torchrun takes --run for the beginning of an option of its own, hence the other name
     run: Annotated[str | None, tyro.conf.arg(aliases=("--run-id",))] = None  # id of the run; a new one by default
     report_to: tuple[str, ...] = ()  # the metrics also to tensorboard, trackio, wandb, where they are installed
-    resume: str | None = None  # id of a run to go on with; its own configuration counts, not this command line's
+    resume: str | None = None  # id of a run to go on with; its own configuration counts, and no other may be given
 
 
 def main(arguments: list[str]) -> int:
@@ -328,7 +328,7 @@ def fail(run: RunFolder, reason: str, trace: str = "") -> int:
     first, reason = parallel.first_failure(run, reason)
     RunFolder(run.path).update(state="failed", error=reason)  # by each process: the last to write it says the same
     if first:
-        print(trace or reason, file=sys.stderr)
+        print(f"{trace}{reason}", file=sys.stderr)
     return 1
 
 

@@ -351,7 +351,7 @@ def test_a_crash_is_written_down_with_its_reason(run, workspace, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_what_was_noted_of_a_failure_and_how_to_go_on_after_it_are_written_down(run, workspace):
+def test_what_was_noted_of_a_failure_and_how_to_go_on_after_it_are_written_down(run, workspace, capsys):
     def crash(*_):
         error = ValueError("no such thing")
         error.add_note("It was raised in the reward function mine:f.")
@@ -369,6 +369,7 @@ def test_what_was_noted_of_a_failure_and_how_to_go_on_after_it_are_written_down(
         "ValueError: no such thing. It was raised in the reward function mine:f. "
         "Step 4 is saved: when this is mended, go on with --resume sft-0001."
     )
+    assert capsys.readouterr().err.endswith(f"\n{run.state()['error']}\n")  # below the traceback
     assert command.execute(stage_that(refuse), Config(Path()), run, workspace) == 1
     assert run.state()["error"].startswith("mine:f returned two numbers. Step 4 is saved")
 
