@@ -255,6 +255,11 @@ def test_pretraining_in_two_processes_is_that_in_one_whatever_happened_on_the_wa
     assert_alike(workspace, run.id, "pretrain-0001", relative=1e-6, absolute=1e-12)
     assert [line["step"] for line in run.metrics()] == list(range(1, 9))
     assert (run.path / "log.txt").read_text().count("pretrain 8/8") == 1
+    ended = weights(workspace, run.id)
+    assert launch.stage(2, resume(workspace, run.id)) == [0, 0]  # it has ended, and is not trained again
+    assert launch.stage(2, pretrain(run.id)) == [1, 1]
+    assert all(torch.equal(weight, ended[name]) for name, weight in weights(workspace, run.id).items())
+    assert len(run.metrics()) == 8 and run.state()["state"] == "done"
 
 
 @pytest.mark.slow
