@@ -1,6 +1,6 @@
 """One execution of a stage, as a folder: what it was asked, how far it is, what it measured.
 
-runs/<id>/config.json     the stage's configuration, written once
+runs/<id>/config.json     the stage and its configuration, written once
 runs/<id>/state.json      replaced whole at each change: state, stage, step, steps, progress, pid, checkpoint, error
 runs/<id>/metrics.jsonl   one object per step
 runs/<id>/log.txt         everything the stage printed
@@ -18,6 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+ENDED = ("done", "promoted", "rejected")  # the states of a run with nothing left to do; a cycle ends in its verdict
+AT_WORK = ("queued", "running")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -38,7 +41,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, runs: Path, stage: str, config: dict[str, Any]) -> RunFolder:
-        """A new run `<stage>-<n>`, n one above the highest there is."""
+        """A new run `<stage>-<n>`, n one above the highest of the runs and of the checkpoints beside them."""
         run = cls.reserve(runs, stage)
         run.begin(config)
         return run
@@ -46,7 +49,8 @@ class RunFolder:
     @classmethod
     def reserve(cls, runs: Path, stage: str) -> RunFolder:
         """An empty folder `<stage>-<n>`, for a process that is yet to start."""
-        number = 1 + max((int(p.name.rsplit("-", 1)[1]) for p in runs.glob(f"{stage}-[0-9]*")), default=0)
+        taken = (*runs.glob(f"{stage}-[0-9]*"), *(runs.parent / "checkpoints").glob(f"{stage}-[0-9]*"))
+        number = 1 + max((_number(path.name) for path in taken), default=0)
         while True:
             folder = runs / f"{stage}-{number:04d}"
             try:
@@ -123,10 +127,26 @@ class RunFolder:
             return False
         return _born(pid) == state.get("born")
 
+    def worked_on_by(self) -> int | None:
+        """The other process that works on the run now; None when there is none, or it is this one."""
+        state = self.state()
+        at_work = state.get("state") in AT_WORK and state.get("pid") != os.getpid() and self.is_alive()
+        return int(state["pid"]) if at_work else None
+
+    def has_ended(self) -> bool:
+        """Whether the run did all that it was asked to do; one that failed or was stopped can go on."""
+        return self.state().get("state") in ENDED
+
     def log_tail(self, lines: int = 20) -> str:
         """The last lines of log.txt."""
         path = self.path / "log.txt"
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+
+
+def _number(name: str) -> int:
+    """The n of `<stage>-<n>`; 0 of a name that goes on behind its number."""
+    number = name.partition("-")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def _born(pid: int) -> str | None:

@@ -3,8 +3,9 @@
 Reads   the stage's Config from the command line, over the defaults of a preset; with --resume from the run's folder
 Writes  runs/<id>/: config.json, state.json, log.txt, and what the stage itself writes
 
-Exit 0: done. 1: failed, and state.json says why. 2: the command line is wrong. 143: stopped by SIGTERM, and the run
-can be resumed. `cycle` has more (cycle.py). torchrun has exit codes of its own: after it, state.json counts.
+Exit 0: done, also when --resume names a run that was done before. 1: failed, and state.json says why. 2: the command
+line is wrong. 143: stopped by SIGTERM, and the run can be resumed. `cycle` has more (cycle.py). torchrun has exit codes
+of its own: after it, state.json counts.
 
     python -m training sft --help
     python -m training sft --preset tiny --snapshot var/snapshots/3f9a12c0be77 --init pretrain-0001
@@ -32,7 +33,7 @@ from typing import Annotated, Any, TextIO
 
 import tyro
 
-from data.errors import FeedbackError, InvalidInput, NotFound
+from data.errors import Conflict, FeedbackError, InvalidInput, NotFound
 from data.runs import RunFolder
 from data.workspace import Workspace
 
@@ -47,7 +48,7 @@ class Common:
     # torchrun takes --run for the beginning of an option of its own, hence the other name
     run: Annotated[str | None, tyro.conf.arg(aliases=("--run-id",))] = None  # id of the run; a new one by default
     report_to: tuple[str, ...] = ()  # the metrics also to tensorboard, trackio, wandb, where they are installed
-    resume: str | None = None  # id of a run to go on with; its own configuration counts, not this command line's
+    resume: str | None = None  # id of a run to go on with; its own configuration counts, and no other may be given
 
 
 def main(arguments: list[str]) -> int:
@@ -73,6 +74,11 @@ def main(arguments: list[str]) -> int:
         if speaks:
             print(error, file=sys.stderr)
         return 1
+    if common.resume and run.has_ended():
+        if speaks:
+            print(f"{end_of(run)} To train again, start a new run.")
+        parallel.leave()
+        return int(stage.NOT_PROMOTED) if run.state()["state"] == "rejected" else 0
     with log_to(run) if speaks else silence(sys.stdout):
         # a cycle's stages report for themselves: as copies of its process they must find no tracker open in it
         code = execute(stage, config, run, Workspace.at(common.workspace), () if name == "cycle" else common.report_to)
@@ -107,9 +113,10 @@ def begin(name: str, kind: type, arguments: list[str]) -> tuple[Common, Any, Run
         )
     common, config = parse(name, kind, arguments)
     workspace = Workspace.at(common.workspace)
+    require_free(workspace, name, common, config)  # asked by all processes, before one of them can have begun
     parallel.join()
     trackers.require(common.report_to)
-    asked = {**dataclasses.asdict(config), "preset": common.preset, "report_to": common.report_to}
+    asked = {"stage": name, **dataclasses.asdict(config), "preset": common.preset, "report_to": common.report_to}
     return common, config, parallel.joined_run(lambda: open_run(workspace, name, common, asked), workspace.runs)
 
 
@@ -136,20 +143,31 @@ def prepare_process() -> None:
 
 
 def parse(name: str, kind: type, arguments: list[str]) -> tuple[Common, Any]:
-    """The common options and the stage's Config. The command line wins over the preset, the preset over defaults."""
+    """The common options and the stage's Config. The command line wins over the preset, the preset over defaults.
+
+    With --resume both are the run's own. Raises InvalidInput when the command line asks for anything else.
+    """
     from training.presets import PRESETS
 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="tiny")
     first.add_argument("--workspace", default=None)
     first.add_argument("--resume", default=None)
-    known, _ = first.parse_known_args(arguments)
+    first.add_argument("--run", "--run-id", "--run_id", default=None)
+    first.add_argument("--report-to", "--report_to", nargs="*", default=None)
+    known, others = first.parse_known_args(arguments)
     if known.preset not in PRESETS:
         raise NotFound(f"There is no preset {known.preset!r}; choose from {', '.join(PRESETS)}.")
     if known.resume and not {"-h", "--help"} & set(arguments):
-        run = find_run(Workspace.at(known.workspace), known.resume)
+        run = find_run(Workspace.at(known.workspace), name, known.resume)
+        if others or known.run not in (None, run.id):
+            beside = " ".join(others) or f"--run {known.run}"
+            raise InvalidInput(
+                f"{beside} stands beside --resume {run.id}, and a run that goes on keeps its own configuration. "
+                "Nothing was started; leave it out, or start a new run without --resume."
+            )
         saved = run.config()
-        report_to = tuple(saved.get("report_to", ()))
+        report_to = tuple(saved.get("report_to", ()) if known.report_to is None else known.report_to)
         common = Common(known.preset, known.workspace, report_to=report_to, resume=known.resume)
         return common, config_of(kind, saved)
     fields = {**_required(kind), **PRESETS[known.preset].get(name, {})}
@@ -193,18 +211,68 @@ def _typed(hint: Any, value: Any) -> Any:
     return Path(value) if hint is Path else value
 
 
-def find_run(workspace: Workspace, run_id: str) -> RunFolder:
-    """An existing run. Raises NotFound."""
+def find_run(workspace: Workspace, name: str, run_id: str) -> RunFolder:
+    """An existing run of this stage. Raises NotFound, or InvalidInput when it is one of another stage."""
     run = RunFolder(workspace.runs / run_id)
     if not (run.path / "config.json").is_file():
         raise NotFound(f"There is no run {run_id!r} in {workspace.runs}; nothing was started.")
+    require_stage(run, name)
     return run
+
+
+def require_stage(run: RunFolder, name: str) -> None:
+    """Raise InvalidInput when the run is one of another stage; an older run says its stage in its id, if at all."""
+    stage = run.config().get("stage") or run.id.partition("-")[0]
+    if stage in STAGES and stage != name:
+        raise InvalidInput(
+            f"The run {run.id} is one of the stage {stage}, not of {name}. Nothing was started, and it was left as it "
+            f"is: go on with it by `python -m training {stage} --resume {run.id}`, or choose another name."
+        )
+
+
+def require_free(workspace: Workspace, name: str, common: Common, config: Any) -> None:
+    """Let the run that the command line names be executed, when nobody else does and it would replace nothing.
+
+    A run to resume that has ended passes: nothing will be done to it.
+
+    Raises:
+        InvalidInput: it is one of another stage.
+        Conflict: another process works on it, it has ended, or another run made the checkpoint of that name.
+    """
+    from training import checkpoints
+
+    run_id = common.resume or common.run
+    if not run_id:
+        return
+    run = RunFolder(workspace.runs / run_id)
+    if (run.path / "config.json").is_file():
+        require_stage(run, name)
+    if run.has_ended():
+        if common.resume:
+            return
+        raise Conflict(f"{end_of(run)} Choose another --run, or leave it out.")
+    if pid := run.worked_on_by():
+        raise Conflict(
+            f"The process {pid} works on the run {run_id}, and two may not write one run. Nothing was started; wait "
+            f"for its end, or stop it first (kill {pid})."
+        )
+    path, other = workspace.checkpoints / run_id, "start a new run" if common.resume else "choose another --run"
+    advice = f"It was kept, and nothing was started; {other}, or move {path} away."
+    checkpoints.require_own(path, name, dataclasses.asdict(config), advice)
+
+
+def end_of(run: RunFolder) -> str:
+    """How a run ended that has nothing left to do."""
+    state = run.state()
+    made = [f", with the {name} {state[name]}" for name in ("checkpoint", "batch", "verdict") if state.get(name)]
+    ended = f"{state['state']}{made[0] if made else ''}".rstrip(".")
+    return f"The run {run.id} has ended: {ended}. Nothing was started, and it was left as it is."
 
 
 def open_run(workspace: Workspace, name: str, common: Common, config: dict[str, Any]) -> RunFolder:
     """The run to resume, the one named, or a new one."""
     if common.resume:
-        return find_run(workspace, common.resume)
+        return find_run(workspace, name, common.resume)
     if not common.run:
         return RunFolder.create(workspace.runs, name, config)
     run = RunFolder(workspace.runs / common.run)
@@ -228,7 +296,7 @@ def execute(
         run.update(state="cancelled", error=f"Stopped. Go on with --resume {run.id}.")
         return Cancelled.exit_code
     except FeedbackError as error:
-        return fail(run, str(error))
+        return fail(run, reason_of(error, str(error), run))
     except KeyboardInterrupt:
         run.update(state="cancelled", error=f"Stopped. Go on with --resume {run.id}.")
         return Cancelled.exit_code
@@ -236,8 +304,21 @@ def execute(
         if parallel.is_loss(error):
             lost = "lost another process, which was killed or ran out of memory; the launcher's last lines name it."
             return fail(run, f"{lost} Go on with --resume {run.id}. ({error})")
-        return fail(run, f"{type(error).__name__}: {error}", traceback.format_exc())
+        reason = reason_of(error, f"{type(error).__name__}: {error}", run)
+        return fail(run, reason, traceback.format_exc())
     return code or 0
+
+
+def reason_of(error: BaseException, words: str, run: RunFolder) -> str:
+    """Why the run failed: the words, what was noted on the way, and how to go on when anything is saved."""
+    from training import checkpoints
+
+    parts = [words, *getattr(error, "__notes__", ())]
+    step = checkpoints.saved_step(run.path)
+    if step is not None and "--resume" not in words:
+        parts.append(f"Step {step} is saved: when this is mended, go on with --resume {run.id}.")
+    ended = [part if part.endswith((".", "!", "?")) else f"{part}." for part in parts[:-1]]
+    return " ".join([*ended, parts[-1]])
 
 
 def fail(run: RunFolder, reason: str, trace: str = "") -> int:
@@ -247,7 +328,7 @@ def fail(run: RunFolder, reason: str, trace: str = "") -> int:
     first, reason = parallel.first_failure(run, reason)
     RunFolder(run.path).update(state="failed", error=reason)  # by each process: the last to write it says the same
     if first:
-        print(trace or reason, file=sys.stderr)
+        print(f"{trace}{reason}", file=sys.stderr)
     return 1
 
 

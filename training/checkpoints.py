@@ -26,7 +26,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.errors import InvalidInput, NotFound
+from data.errors import Conflict, InvalidInput, NotFound
 from data.runs import RunFolder, write_whole
 from data.workspace import Workspace
 from training import lora, parallel, sharding
@@ -34,6 +34,7 @@ from training import lora, parallel, sharding
 MANIFEST = "pawl.json"
 STATES_KEPT = 2
 RESUME = ("states", "trainer", "corpus")  # folders of a run that only a resume needs
+WHOLE = "whole"  # marks a checkpoint of Trainer, in a run's folder, that was written to the end
 TRAINABLE = ".trainable.safetensors"  # how the file of a module saved without its frozen parameters ends
 
 
@@ -67,16 +68,25 @@ def save(
 ) -> Path:
     """Write checkpoints/<run_id>/ and return it. `also` may put further files into the folder.
 
-    A reader sees no folder or a whole one. The same run saving again (resumed after a crash) replaces its own. Of a
-    model with a LoRA adapter the merged weights are written, so that it loads like any other. All of several processes
-    must ask: they hold the same, or pieces of one model, and the first one writes.
+    A reader sees no folder or a whole one. The same run saving again (resumed after a crash) replaces its own, and no
+    other. Of a model with a LoRA adapter the merged weights are written, so that it loads like any other. All of
+    several processes must ask: they hold the same, or pieces of one model, and the first one writes.
+
+    Raises Conflict when there is a checkpoint of that name that another run made.
     """
+    require_own(
+        checkpoints / run_id,
+        stage,
+        config,
+        f"Nothing was replaced, and what the run saved on its way is kept: move {checkpoints / run_id} away, then go "
+        f"on with --resume {run_id}.",
+    )
     manifest = Manifest(
         id=run_id,
         stage=stage,
         parents=list(parents),
         snapshot=snapshot,
-        config=json.loads(json.dumps(dict(config), default=str)),
+        config=_as_json(config),
         metrics=dict(metrics),
         seed=seed,
         code_version=code_version(),
@@ -100,6 +110,31 @@ def finish(run: RunFolder, metrics: Mapping[str, Any]) -> None:
     if parallel.is_main():
         for name in RESUME:
             shutil.rmtree(run.path / name, ignore_errors=True)
+
+
+def require_own(path: Path, stage: str, config: Mapping[str, Any], advice: str) -> None:
+    """Let a run write its checkpoint to `path`, where there is nothing yet or what the run wrote before.
+
+    Its own is what names the same id, stage and configuration, which holds the snapshot, the models it starts from and
+    the seed. Raises Conflict, which ends in `advice`, when there is anything else.
+    """
+    if not path.exists():
+        return
+    try:
+        found = read_manifest(path)
+    except (NotFound, ValueError):
+        raise Conflict(f"{path} is there already, and no run of Pawl made it. {advice}") from None
+    if (found["id"], found["stage"], found["config"]) != (path.name, stage, _as_json(config)):
+        raise Conflict(
+            f"There is a checkpoint {path.name} already, made by another run: stage {found['stage']}, "
+            f"{found['created_at']}. {advice}"
+        )
+
+
+def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as a manifest holds it."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(config), default=str))
+    return plain
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -311,6 +346,12 @@ def _divided_again(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> d
         for place, parts in state["state"].items()
     }
     return {**state, "state": divided}
+
+
+def saved_step(run_path: Path) -> int | None:
+    """The step after which the run would go on, by what it has saved; None when it would start over."""
+    saved = [*_states(run_path), *(mark.parent for mark in run_path.glob(f"trainer/checkpoint-*/{WHOLE}"))]
+    return max((int(folder.name.partition("-")[2]) for folder in saved), default=None)
 
 
 def _states(run_path: Path) -> list[Path]:

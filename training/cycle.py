@@ -15,6 +15,7 @@ Exit 0: promoted. 3: measured and not promoted. 1: failed. 143: cancelled; it ca
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import json
 import os
@@ -37,6 +38,7 @@ from training.metrics import Cancelled, stop_requested
 
 SHARE = {"freeze": 1, "pretrain": 12, "sft": 4, "reward": 4, "ppo": 10, "evaluate": 3, "sample": 2}  # of the time
 NOT_PROMOTED = 3
+CONFIGURABLE = (*STAGES, "evaluate", "sample")  # the stages that an override may name
 GIVEN = {"snapshot", "init", "reference", "reward", "policy", "parent"}  # what a cycle tells its stages itself
 
 
@@ -53,10 +55,8 @@ class Config:
         if wrong:
             raise ValueError(f"stages has {', '.join(wrong)}; choose from {', '.join(STAGES)}.")
         for text in self.override:
-            stage, dot, rest = text.partition(".")
-            field = rest.partition("=")[0].replace("-", "_")
-            if not dot or "=" not in rest or stage not in SHARE or field not in options_of(stage):
-                raise ValueError(f"override {text!r} is not stage.field=value, as in ppo.steps=10.")
+            if problem := problem_of(text):
+                raise ValueError(f"override {text!r} {problem}")
 
     @property
     def trained(self) -> list[str]:
@@ -75,12 +75,28 @@ class Config:
         return [word for name, value in pairs for word in ("--" + name.replace("_", "-"), *value.split(","))]
 
 
+def problem_of(override: str) -> str | None:
+    """What is wrong with `stage.field=value`, in words that go on after it; None when nothing is."""
+    name, equals, _ = override.partition("=")
+    stage, dot, field = name.partition(".")
+    field = field.replace("-", "_")
+    if not (stage and dot and field and equals):
+        return "is not stage.field=value, as in ppo.steps=10."
+    if stage not in CONFIGURABLE:
+        return f"names the stage {stage!r}; choose from {', '.join(CONFIGURABLE)}."
+    options = options_of(stage)
+    if field in options & GIVEN:
+        return f"sets what the cycle itself tells {stage}: leave {field} out, or run `python -m training {stage}`."
+    if field not in options:
+        near = difflib.get_close_matches(field, sorted(options - GIVEN), n=1)
+        nearest = f"; the nearest is {near[0]}" if near else ""
+        return f"names no field of {stage}{nearest}. `python -m training {stage} --help` lists them."
+    return None
+
+
 def options_of(stage: str) -> set[str]:
-    """The options of a stage that an override may set: all but those that the cycle gives it."""
-    if stage not in (*STAGES, "evaluate", "sample"):
-        return set()
-    module = importlib.import_module(f"training.{stage}")
-    return {field.name for field in dataclasses.fields(module.Config)} - GIVEN
+    """The fields of a stage's configuration."""
+    return {field.name for field in dataclasses.fields(importlib.import_module(f"training.{stage}").Config)}
 
 
 class StageFailed(FeedbackError):
@@ -384,14 +400,18 @@ def base_of(cycle: Cycle) -> str:
 
 
 def lineage(cycle: Cycle, checkpoint: str) -> dict[str, str]:
-    """The checkpoint's ancestors by stage, along each first parent; `base` is where the line begins."""
-    line = {"base": checkpoint}
+    """The checkpoint's ancestors by stage, along each first parent; `base` is where the line begins.
+
+    A checkpoint that is its own ancestor ends the line: it was replaced by one that grew from it.
+    """
+    line, seen = {"base": checkpoint}, {checkpoint}
     while (cycle.workspace.checkpoints / checkpoint / "pawl.json").exists():
         manifest = checkpoints.read_manifest(cycle.workspace.checkpoints / checkpoint)
         line.setdefault(manifest["stage"], checkpoint)
-        if not manifest["parents"]:
+        if not manifest["parents"] or manifest["parents"][0] in seen:
             break
         checkpoint = manifest["parents"][0]
+        seen.add(checkpoint)
         line["base"] = checkpoint
     return line
 

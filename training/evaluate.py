@@ -43,7 +43,7 @@ from data.workspace import Workspace
 from training import checkpoints, corpus, parallel, sharding, tokenizer
 from training.engine import generator_at
 from training.metrics import Cancelled, Progress
-from training.model import load_policy, load_scalar
+from training.model import load_policy, load_scalar, room_for_prompts
 from training.rollouts import Sampled, Sampling, logprobs, sample, scores
 
 RESAMPLES = 2000  # of the bootstrap
@@ -141,7 +141,8 @@ def measure(config: Config, workspace: Workspace, progress: Progress) -> dict[st
     judges = Judges(reward_model, judge, tokens)
     policy = sharding.place(load_policy(paths["policy"], tokens).eval(), device)
     parent = sharding.place(load_policy(paths["parent"], tokens).eval(), device)
-    prompts = heldout_prompts(config, tokens, min(positions_of(model) for model in (policy, parent)))
+    room = min(room_for_prompts(model, config.max_new_tokens) for model in (policy, parent))
+    prompts = heldout_prompts(config, tokens, min(room, config.max_prompt_tokens))
     new = answer(policy, judges, prompts, config, "policy")
     step_done(progress, 1)
     old = answer(parent, judges, prompts, config, "parent")
@@ -189,27 +190,15 @@ def shared_tokenizer(paths: dict[str, Path]) -> PreTrainedTokenizerBase:
     return tokens
 
 
-def positions_of(policy: PreTrainedModel) -> float:
-    """How many tokens of prompt and response the model can hold."""
-    return getattr(policy.config.get_text_config(), "max_position_embeddings", None) or math.inf
-
-
-def heldout_prompts(config: Config, tokens: PreTrainedTokenizerBase, positions: float = math.inf) -> list[list[int]]:
-    """The held-out prompts as token ids, those that leave room for a response in so many positions."""
+def heldout_prompts(config: Config, tokens: PreTrainedTokenizerBase, most: int) -> list[list[int]]:
+    """The held-out prompts of no more than so many tokens, as token ids."""
     snapshot = snapshots.load(config.snapshot)
-    most = min(config.max_prompt_tokens, positions - config.max_new_tokens)
     encoded = [tokenizer.prompt_ids(tokens, prompt.messages) for prompt in datasets.prompts(snapshot, "heldout")]
     prompts = [ids for ids in encoded if len(ids) <= most]
-    if not prompts and encoded:
-        raise InvalidInput(
-            f"None of the {len(encoded)} held-out prompts of snapshot {snapshot.hash} has {config.max_prompt_tokens} "
-            f"tokens or less (max_prompt_tokens) and leaves room for {config.max_new_tokens} (max_new_tokens) in the "
-            f"model's {positions} positions. Change these two, or add shorter prompts."
-        )
     if not prompts:
         raise InvalidInput(
-            f"Snapshot {snapshot.hash} has no held-out prompt, and a policy is not measured on prompts it was trained "
-            "on. Add prompts with the split heldout, freeze again."
+            f"Snapshot {snapshot.hash} has no held-out prompt of {most} tokens or less, and a policy is not measured on "
+            "prompts it was trained on. Add prompts with the split heldout, freeze again."
         )
     return prompts
 

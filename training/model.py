@@ -11,6 +11,7 @@ padding stands on the right, where a causal model's real tokens never look; atte
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,6 +72,21 @@ def new_policy(shape: Shape, tokenizer: PreTrainedTokenizerBase) -> LlamaForCaus
         pad_token_id=tokenizer.pad_token_id,
     )
     return fit_to_tokenizer(LlamaForCausalLM(config), tokenizer)
+
+
+def room_for_prompts(model: PreTrainedModel, max_new_tokens: int) -> int:
+    """The tokens that a prompt may have beside a response of `max_new_tokens`; any number where positions have no end.
+
+    Raises:
+        InvalidInput: there is no room for a prompt.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+    if max_new_tokens >= positions:
+        raise InvalidInput(
+            f"max_new_tokens {max_new_tokens} leaves no room for a prompt in the model's {positions} positions. "
+            "Nothing was sampled; take fewer."
+        )
+    return int(positions) - max_new_tokens
 
 
 def load_policy(path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> PreTrainedModel:

@@ -51,7 +51,7 @@ from training import trainer as adapter
 from training.advantages import outcomes
 from training.engine import generator_at
 from training.metrics import Progress
-from training.model import fit_to_tokenizer, load_policy
+from training.model import fit_to_tokenizer, load_policy, room_for_prompts
 from training.rewards import Rewards
 
 DPO_RATE = 0.2  # of learning_rate: its gradient is not whitened as PPO's is
@@ -221,7 +221,7 @@ def load(config: Config, judges: dict[str, Any], run: RunFolder, workspace: Work
         raise InvalidInput(f"The reference model {reference.name} has another vocabulary than the policy {init.name}.")
     policy = load_policy(init, tokens)
     positions = policy.config.get_text_config().max_position_embeddings
-    longest = min(config.max_prompt_tokens, positions - config.max_new_tokens)
+    longest = min(config.max_prompt_tokens, room_for_prompts(policy, config.max_new_tokens))
     prompts = answerable(datasets.prompts(snapshot, "train"), tokens, longest)
     check_padding(policy, tokens, prompts[0][1])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -51,6 +51,7 @@ from training.engine import generator_at, largest_gap
 from training.lora import without_adapter
 from training.losses import masked_mean
 from training.metrics import Cancelled, Progress
+from training.model import room_for_prompts
 from training.ppo_models import Models, judge, speak_in_units, starts_as_reward_model
 from training.rewards import Ensemble, Units, names_of
 from training.rollouts import Rollouts, Sampling, prompts_of_step, sample
@@ -313,9 +314,11 @@ def judge_options(config: Config) -> dict[str, Any]:
 
 
 def encoded_prompts(prompts: Sequence[Prompt], models: Models, config: Config) -> list[Encoded]:
-    """The prompts with their token ids, without those that are too long, of which the number is said."""
-    positions = getattr(models.policy.config.get_text_config(), "max_position_embeddings", None) or math.inf
-    most = min(config.max_prompt_tokens, positions - config.max_new_tokens)
+    """The prompts with their token ids, without those that are too long, of which the number is said.
+
+    Raises InvalidInput when max_new_tokens leaves no room for any.
+    """
+    most = min(config.max_prompt_tokens, room_for_prompts(models.policy, config.max_new_tokens))
     pairs = [(prompt, tokenizer.prompt_ids(models.tokens, prompt.messages)) for prompt in prompts]
     kept = [(prompt, ids) for prompt, ids in pairs if len(ids) <= most]
     if len(kept) < len(pairs):

@@ -142,13 +142,14 @@ def choose(
 ) -> list[Asked]:
     """The prompts of this batch: those with the fewest rankings first, otherwise in an order of seed and run.
 
-    Prompts with no room for a response in the model's context are left out, and said so.
+    Prompts with no room for a response in the model's context are left out, and said so. Raises InvalidInput when
+    max_new_tokens leaves room for none.
     """
     ranked = Counter(r.prompt_id for split in ("train", "heldout") for r in datasets.rankings(snapshot, split))
     prompts = [prompt for split in ("train", "heldout") for prompt in datasets.prompts(snapshot, split)]
     random.Random(f"{config.seed}/{run_id}").shuffle(prompts)
     prompts.sort(key=lambda prompt: ranked[prompt.id])  # stable: the shuffled order stays among equals
-    room = policy.config.get_text_config().max_position_embeddings - config.max_new_tokens
+    room = model.room_for_prompts(policy, config.max_new_tokens)
     asked: list[Asked] = []
     too_long = 0
     for prompt in prompts:

@@ -34,10 +34,10 @@ from transformers import (
 from data.errors import InvalidInput
 from data.runs import RunFolder
 from training import parallel
+from training.checkpoints import WHOLE
 from training.metrics import Cancelled, Progress
 from training.throughput import dimensions, limits, mfu, training_flops
 
-WHOLE = "whole"  # the name of the marker file
 CLOCK = "clock.json"
 
 

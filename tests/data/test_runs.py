@@ -18,6 +18,15 @@ def test_runs_are_numbered_one_above_the_highest(tmp_path):
     assert RunFolder(tmp_path / "sft-0008").config() == {"steps": 3}
 
 
+def test_the_numbers_of_checkpoints_brought_from_elsewhere_are_taken_too(tmp_path):
+    for name in ("sft-0004", "sft-0009-copy", "reward-0007"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    (tmp_path / "runs" / "sft-0002").mkdir(parents=True)
+
+    assert RunFolder.create(tmp_path / "runs", "sft", {}).id == "sft-0005"
+    assert RunFolder.create(tmp_path / "runs", "reward", {}).id == "reward-0008"
+
+
 def test_a_change_keeps_the_other_fields(tmp_path):
     run = RunFolder.create(tmp_path, "sft", {})
 
@@ -50,7 +59,7 @@ def test_a_process_that_has_the_number_and_is_not_the_runs_does_not_count(tmp_pa
     assert run.is_alive() and run.state()["state"] == "running"
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     run.update(pid=other.pid)  # born at another time
-    assert not run.is_alive()
+    assert not run.is_alive() and run.worked_on_by() is None
     other.kill()
     other.wait()
 
@@ -62,8 +71,14 @@ def test_a_process_that_was_killed_is_not_alive_even_before_anybody_heard_of_its
     with subprocess.Popen([sys.executable, "-c", claims, run.path], stdout=subprocess.PIPE, cwd=ROOT) as own:
         assert own.stdout.readline() == b"claimed\n"
         assert run.is_alive()
+        for state, worker in (("running", own.pid), ("failed", None), ("cancelled", None), ("done", None)):
+            run.update(
+                state=state
+            )  # a process lives on after the last word on its run where it does other work as well
+            assert run.worked_on_by() == worker, state
 
+        run.update(state="running")
         own.kill()
         os.waitid(os.P_PID, own.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie until it is waited for
-        assert not run.is_alive()
+        assert not run.is_alive() and run.worked_on_by() is None
     assert not run.is_alive()

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data.errors import InvalidInput, NotFound
+from data.errors import Conflict, InvalidInput, NotFound
 from training import checkpoints
 from training.checkpoints import add_metrics, load_state, name_of, read_manifest, resolve, save, save_state
 
@@ -80,6 +80,31 @@ def test_saving_again_replaces_the_runs_own_checkpoint(workspace, policy, words)
 
     assert [path.name for path in workspace.checkpoints.iterdir()] == ["sft-0001"]
     assert read_manifest(workspace.checkpoints / "sft-0001")["metrics"] == {"loss": 0.5}
+
+
+@pytest.mark.parametrize("other", [{"stage": "reward"}, {"config": {"init": "x/y", "epochs": 3}}])
+def test_a_checkpoint_that_another_run_made_is_kept_and_so_is_what_this_one_saved(other, workspace, policy, words):
+    made = save_again(workspace, policy, words)
+    before = {path.name: path.read_bytes() for path in made.iterdir()}
+
+    with pytest.raises(Conflict, match="sft-0001 already, made by another run: stage sft, .* with --resume sft-0001"):
+        save_again(workspace, policy, words, **other)
+
+    assert {path.name: path.read_bytes() for path in made.iterdir()} == before
+    assert [path.name for path in workspace.checkpoints.iterdir()] == ["sft-0001"]
+
+
+@pytest.mark.parametrize("manifest", [None, '{"id": "sft-0'])
+def test_a_folder_that_no_run_made_is_not_replaced(manifest, workspace, policy, words):
+    (folder := workspace.checkpoints / "sft-0001").mkdir()
+    (folder / "notes.txt").touch()
+    if manifest is not None:
+        (folder / "pawl.json").write_text(manifest)
+
+    with pytest.raises(Conflict, match="sft-0001 is there already, and no run of Pawl made it"):
+        save_again(workspace, policy, words)
+
+    assert (folder / "notes.txt").exists()
 
 
 def test_what_is_measured_later_joins_the_manifest(saved_policy):
@@ -159,6 +184,17 @@ def test_the_two_newest_states_are_kept_and_half_written_ones_not_seen(run):
 
     assert load_state(run.path, models={}, optimizers={}) == (10, {})
     assert sorted(p.name for p in (run.path / "states").glob("step-*")) == ["step-00000002", "step-00000010"]
+
+
+def test_the_step_that_a_run_goes_on_after_is_known_whoever_saved_it(run):
+    assert checkpoints.saved_step(run.path) is None
+    (run.path / "trainer" / "checkpoint-12").mkdir(parents=True)
+    assert checkpoints.saved_step(run.path) is None  # cut short
+    (run.path / "trainer" / "checkpoint-9").mkdir()
+    (run.path / "trainer" / "checkpoint-9" / "whole").touch()
+    assert checkpoints.saved_step(run.path) == 9
+    save_state(run.path, 10, models={}, optimizers={}, extra={})
+    assert checkpoints.saved_step(run.path) == 10
 
 
 class Malicious:

@@ -26,7 +26,7 @@ from data.store import Store
 from data.workspace import Workspace
 from training import checkpoints, launch
 from training.__main__ import config_of
-from training.cycle import Config, Cycle, start_of
+from training.cycle import Config, Cycle, lineage, start_of
 
 ROOT = Path(__file__).parents[2]
 MICRO = ["reward.epochs=1", "ppo.steps=20", "ppo.save-every=1", "ppo.batch-size=16", "ppo.minibatch-size=16"]
@@ -216,6 +216,27 @@ def test_an_override_that_is_no_option_of_its_stage_is_refused(override):
         Config(override=(override,))
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "ppo.kl_coeff=1",
+            "names no field of ppo; the nearest is kl_coef. `python -m training ppo --help` lists them.",
+        ),
+        ("ppo.kl-coeff=1", "names no field of ppo; the nearest is kl_coef."),
+        ("ppo.zzz=1", "names no field of ppo. `python"),
+        ("pppo.steps=1", "names the stage 'pppo'; choose from pretrain, sft, reward, ppo, evaluate, sample."),
+        ("freeze.steps=1", "names the stage 'freeze'; choose from"),
+        ("ppo.init=y", "sets what the cycle itself tells ppo: leave init out"),
+        ("ppo.steps", "is not stage.field=value, as in ppo.steps=10."),
+        ("steps=1", "is not stage.field=value"),
+    ],
+)
+def test_what_is_wrong_with_an_override_is_said(override, said):
+    with pytest.raises(ValueError, match=re.escape(f"override {override!r} {said}")):
+        Config(override=(override,))
+
+
 def test_a_stage_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match="ppp"):
         Config(stages="sft,ppp")
@@ -260,3 +281,13 @@ def test_ppo_goes_on_from_the_promoted_policy_but_an_adapter_starts_at_the_refer
     cycle.note("freeze", promoted="ppo-0001")
 
     assert start_of(cycle) == expected
+
+
+def test_a_checkpoint_that_became_its_own_ancestor_ends_the_line(workspace, policy, words):
+    about = {"snapshot": None, "model": policy, "tokenizer": words, "config": {}, "metrics": {}, "seed": 0}
+    for name, parent in (("sft-0001", "sft-0001"), ("ppo-0001", "ppo-0002"), ("ppo-0002", "ppo-0001")):
+        checkpoints.save(workspace.checkpoints, name, stage=name[:3], parents=[parent], **about)
+    cycle = Cycle(Config(), RunFolder.create(workspace.runs, "cycle", {}), workspace)
+
+    assert lineage(cycle, "sft-0001") == {"base": "sft-0001", "sft": "sft-0001"}
+    assert lineage(cycle, "ppo-0001") == {"base": "ppo-0002", "ppo": "ppo-0001"}

@@ -297,7 +297,7 @@ def test_without_held_out_prompts_nothing_is_measured(rows, workspace, saved_pol
 
 @pytest.mark.slow
 def test_responses_that_cannot_fit_are_refused_before_any_is_drawn(snapshot, workspace, saved_policy, judge_checkpoint):
-    with pytest.raises(InvalidInput, match=r"leaves room for 128 \(max_new_tokens\) in the model's 128 positions"):
+    with pytest.raises(InvalidInput, match="max_new_tokens 128 leaves no room for a prompt in the model's 128"):
         run_evaluation(snapshot, workspace, "pretrain-0001", max_new_tokens=128)
 
 

@@ -1,6 +1,7 @@
 import importlib
 import json
 import os
+import subprocess
 import sys
 import types
 from dataclasses import dataclass
@@ -9,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from data import records
-from data.errors import InvalidInput, TooFewLabels
+from data.errors import Conflict, InvalidInput, TooFewLabels
 from data.runs import RunFolder
 from training import __main__ as command
+from training import checkpoints
 from training.metrics import Cancelled
 from training.presets import PRESETS
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,163 @@ def test_a_resumed_run_keeps_its_own_configuration(workspace):
     assert command.open_run(workspace, "sft", common, {}) == run
 
 
+@pytest.fixture
+def finished(workspace):
+    """A PPO run of old, which did not write down its stage, and has made its checkpoint."""
+    (workspace.runs / "ppo-0100").mkdir(parents=True)
+    run = RunFolder(workspace.runs / "ppo-0100")
+    run.begin({"snapshot": "s", "init": "a", "reference": "a", "reward": "b"})
+    run.append_metrics({"step": 1, "reward": 0.5})
+    run.update(state="done", checkpoint=run.id)
+    return run
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def command_line(workspace, stage, *options):
+    return command.main([stage, "--workspace", str(workspace.root), *options])
+
+
+@pytest.mark.parametrize("saved", [{}, {"stage": "ppo"}])
+def test_a_run_is_not_gone_on_with_by_another_stage(saved, finished, workspace, capsys):
+    finished.begin(finished.config() | saved)
+    finished.update(state="cancelled")
+    before = contents(workspace.root)
+
+    assert command_line(workspace, "reward", "--resume", finished.id) == 1
+    assert command_line(workspace, "reward", "--run", finished.id, "--snapshot", "s", "--init", "a") == 1
+
+    said = capsys.readouterr().err
+    assert said.count("The run ppo-0100 is one of the stage ppo, not of reward. Nothing was started") == 2
+    assert "`python -m training ppo --resume ppo-0100`" in said
+    assert contents(workspace.root) == before
+
+
+def test_a_run_is_of_the_stage_it_wrote_down_whatever_its_name(workspace):
+    run = command.open_run(workspace, "sft", command.Common(run="reward-me"), {"stage": "sft", "snapshot": "s"})
+
+    assert command.find_run(workspace, "sft", run.id) == run
+    with pytest.raises(InvalidInput, match="one of the stage sft, not of reward"):
+        command.find_run(workspace, "reward", run.id)
+
+
+def test_a_run_writes_down_its_stage(workspace):
+    _, _, run = command.begin("sft", Config, ["--workspace", str(workspace.root), "--snapshot", "x"])
+
+    assert run.config()["stage"] == "sft"
+
+
+def test_a_run_that_has_ended_is_not_trained_again(finished, workspace, capsys):
+    before = contents(workspace.root)
+
+    assert command_line(workspace, "ppo", "--resume", finished.id, "--preset", "tiny", "--report-to") == 0
+
+    said = capsys.readouterr().out
+    assert said.startswith("The run ppo-0100 has ended: done, with the checkpoint ppo-0100. Nothing was started")
+    assert contents(workspace.root) == before
+
+
+@pytest.mark.parametrize(("state", "code"), [("promoted", 0), ("rejected", 3)])
+def test_a_cycle_that_has_ended_keeps_its_exit_code(state, code, workspace, capsys):
+    run = RunFolder.create(workspace.runs, "cycle", {"stages": "sft"})
+    run.update(state=state, verdict="sft-0001 stays.", stages=[])
+
+    assert command_line(workspace, "cycle", "--resume", run.id) == code
+    assert f"The run cycle-0001 has ended: {state}, with the verdict sft-0001 stays. Nothing" in capsys.readouterr().out
+
+
+def test_the_name_of_a_run_that_has_ended_is_taken(finished, workspace, capsys):
+    models = ["--snapshot", "s", "--init", "a", "--reference", "a", "--reward", "b"]
+    before = contents(workspace.root)
+
+    assert command_line(workspace, "ppo", "--run", finished.id, *models) == 1
+
+    assert "with the checkpoint ppo-0100. Nothing was started, and it was left" in (said := capsys.readouterr().err)
+    assert "Choose another --run, or leave it out." in said
+    assert contents(workspace.root) == before
+
+
+@pytest.mark.parametrize("other", [["--steps", "500", "--nonsense", "4"], ["--run", "ppo-0101"]])
+def test_what_a_run_that_goes_on_would_ignore_is_refused(other, finished, workspace, capsys):
+    finished.update(state="cancelled")
+    before = contents(workspace.root)
+
+    assert command_line(workspace, "ppo", "--resume", finished.id, *other) == 1
+
+    said = capsys.readouterr().err
+    assert said.startswith(f"{' '.join(other)} stands beside --resume ppo-0100, and a run that goes on keeps its own")
+    assert "start a new run without --resume" in said
+    assert contents(workspace.root) == before
+
+
+def test_a_resumed_run_may_be_reported_to_another_tracker(workspace):
+    run = RunFolder.create(workspace.runs, "sft", {"snapshot": "s", "report_to": ["wandb"]})
+    resumed = ["--resume", run.id, "--run-id", run.id, "--workspace", str(workspace.root)]
+
+    assert command.parse("sft", Config, resumed)[0].report_to == ("wandb",)
+    assert command.parse("sft", Config, [*resumed, "--report-to", "trackio"])[0].report_to == ("trackio",)
+
+
+def test_a_run_that_another_process_works_on_is_left_to_it(workspace):
+    run = RunFolder.create(workspace.runs, "sft", {"snapshot": "s"})
+    run.claim(state="running")  # by this process, which may go on with it
+    arguments = ["--workspace", str(workspace.root), "--snapshot", "s"]
+    assert command.begin("sft", Config, [*arguments[:2], "--resume", run.id])[2] == run
+
+    claim = "import sys; from pathlib import Path; from data.runs import RunFolder\n"
+    claim += "RunFolder(Path(sys.argv[1])).claim(); print('claimed', flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", claim, run.path], cwd=ROOT, **pipes) as other:
+        assert other.stdout.readline() == b"claimed\n"
+        before = contents(workspace.root)
+        for named in ([*arguments[:2], "--resume", run.id], [*arguments, "--run", run.id]):
+            with pytest.raises(Conflict, match=f"process {other.pid} works on the run sft-0001.*kill {other.pid}"):
+                command.begin("sft", Config, named)
+        assert contents(workspace.root) == before
+        other.stdin.close()
+    assert command.begin("sft", Config, [*arguments[:2], "--resume", run.id])[2] == run  # it has ended
+
+
+def test_a_checkpoint_that_the_run_did_not_make_is_not_its_to_replace(workspace, saved_policy):
+    named = ["--workspace", str(workspace.root), "--snapshot", "s", "--run", "pretrain-0001"]
+    before = contents(workspace.root)
+    with pytest.raises(
+        Conflict, match="checkpoint pretrain-0001 already.* It was kept, and nothing was started; choose"
+    ):
+        command.begin("sft", Config, named)
+    with pytest.raises(Conflict, match="checkpoint pretrain-0001 already"):  # made with another configuration
+        command.begin("pretrain", Config, named)
+    assert contents(workspace.root) == before
+
+    run = RunFolder.create(workspace.runs, "pretrain", {"snapshot": "s"})
+    saved_policy.rename(workspace.checkpoints / run.id)
+    with pytest.raises(Conflict, match="start a new run, or move"):
+        command.begin("pretrain", Config, ["--workspace", str(workspace.root), "--resume", run.id])
+
+
+def test_a_run_killed_between_its_checkpoint_and_its_last_word_goes_on(workspace, policy, words):
+    arguments = ["--workspace", str(workspace.root), "--run", "mine"]
+    _, config, run = command.begin("sft", Config, [*arguments, "--snapshot", "a/b", "--files", "c", "--minutes", "2"])
+    about = {"parents": ["pretrain-0001"], "snapshot": None, "model": policy, "tokenizer": words, "seed": 0}
+    made = {"stage": "sft", "config": command.dataclasses.asdict(config), "metrics": {}, **about}
+    checkpoints.save(workspace.checkpoints, run.id, **made)
+
+    _, again, _ = command.begin("sft", Config, [*arguments[:2], "--resume", run.id])
+    checkpoints.save(workspace.checkpoints, run.id, **made | {"config": command.dataclasses.asdict(again)})
+
+    assert again == config
+
+
+def test_a_model_grown_from_a_checkpoint_brought_from_elsewhere_gets_another_name(workspace, saved_policy):
+    saved_policy.rename(workspace.checkpoints / "sft-0001")
+
+    _, _, run = command.begin("sft", Config, ["--workspace", str(workspace.root), "--snapshot", "s"])
+
+    assert run.id == "sft-0002"
+
+
 def test_a_run_that_is_not_there_cannot_be_resumed(workspace, capsys):
     assert command.main(["sample", "--resume", "sample-0042", "--workspace", str(workspace.root)]) == 1
     assert "'sample-0042'" in capsys.readouterr().err
@@ -188,6 +349,29 @@ def test_a_crash_is_written_down_with_its_reason(run, workspace, capsys):
     assert run.state()["state"] == "failed"
     assert run.state()["error"] == "MemoryError: no room for 12 GiB"
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_what_was_noted_of_a_failure_and_how_to_go_on_after_it_are_written_down(run, workspace, capsys):
+    def crash(*_):
+        error = ValueError("no such thing")
+        error.add_note("It was raised in the reward function mine:f.")
+        raise error
+
+    def refuse(*_):
+        raise InvalidInput("mine:f returned two numbers")
+
+    assert command.execute(stage_that(crash), Config(Path()), run, workspace) == 1
+    assert run.state()["error"] == "ValueError: no such thing. It was raised in the reward function mine:f."
+
+    checkpoints.save_state(run.path, 4, models={}, optimizers={}, extra={})
+    assert command.execute(stage_that(crash), Config(Path()), run, workspace) == 1
+    assert run.state()["error"] == (
+        "ValueError: no such thing. It was raised in the reward function mine:f. "
+        "Step 4 is saved: when this is mended, go on with --resume sft-0001."
+    )
+    assert capsys.readouterr().err.endswith(f"\n{run.state()['error']}\n")  # below the traceback
+    assert command.execute(stage_that(refuse), Config(Path()), run, workspace) == 1
+    assert run.state()["error"].startswith("mine:f returned two numbers. Step 4 is saved")
 
 
 def test_what_a_person_can_mend_is_said_without_a_traceback(run, workspace, capsys):

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from data import datasets
+from data.errors import InvalidInput
 from data.runs import RunFolder
 from training import checkpoints, engine, ppo, shown, tokenizer
 from training.__main__ import parse
@@ -230,6 +231,10 @@ def test_a_prompt_must_leave_room_for_a_response_in_the_models_positions(snapsho
     assert len(ppo.encoded_prompts(prompts, models, a_config(max_new_tokens=60))) == 6
     assert ppo.encoded_prompts(prompts, models, a_config(max_new_tokens=127)) == []
     assert "6 of 6 prompts left out, longer than 1 tokens" in capsys.readouterr().out
+    with pytest.raises(
+        InvalidInput, match="max_new_tokens 500 leaves no room for a prompt in the model's 128 positions"
+    ):
+        ppo.encoded_prompts(prompts, models, a_config(max_new_tokens=500))
 
 
 def test_samples_of_steps_to_be_made_again_are_dropped(run):

@@ -102,6 +102,13 @@ def test_prompts_without_room_for_a_response_are_left_out(config, run, workspace
     assert "1 prompts left out, longer than 122 tokens" in capsys.readouterr().out  # 128 positions less 6
 
 
+def test_a_response_that_leaves_no_room_for_any_prompt_is_refused(config, run, workspace):
+    with pytest.raises(
+        InvalidInput, match="max_new_tokens 128 leaves no room for a prompt in the model's 128 positions"
+    ):
+        sample.main(dataclasses.replace(config, max_new_tokens=128), run, workspace)
+
+
 @torch.no_grad()
 def test_a_policy_with_one_thing_to_say_gives_no_batch(config, run, workspace, policy, words, saved_policy):
     cold = dataclasses.replace(config, temperature=(1e-6,))  # always the likeliest token
