@@ -197,8 +197,8 @@ def heldout_prompts(config: Config, tokens: PreTrainedTokenizerBase, most: int) 
     prompts = [ids for ids in encoded if len(ids) <= most]
     if not prompts:
         raise InvalidInput(
-            f"Snapshot {snapshot.hash} has no held-out prompt of {most} tokens or less, and a policy is not measured on "
-            "prompts it was trained on. Add prompts with the split heldout, freeze again."
+            f"Snapshot {snapshot.hash} has no held-out prompt of {most} tokens or less, and a policy is not measured "
+            "on prompts it was trained on. Add prompts with the split heldout, freeze again."
         )
     return prompts
 

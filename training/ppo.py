@@ -136,11 +136,13 @@ class Config:
         for name in counts.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
-        for name in "warmup value_warmup lora_rank ptx_coef kl_coef value_coef".split():
+        for (
+            name
+        ) in "learning_rate value_learning_rate warmup value_warmup kl_coef value_coef ptx_coef lora_rank".split():
             if not 0 <= (getattr(self, name) or 0) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
-        above = "temperature learning_rate value_learning_rate clip value_clip max_grad_norm"
-        for name in f"{above} kl_target reward_clip advantage_clip target_update_kl stop_kl".split():
+        limits = "clip value_clip max_grad_norm kl_target reward_clip advantage_clip target_update_kl stop_kl"
+        for name in f"temperature {limits}".split():
             if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
         for name in ("gamma", "lam"):

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import signal
 import time
@@ -204,6 +205,10 @@ def test_minibatches_must_divide_the_batch():
         ({"dual_clip": 1.0}, "dual_clip is 1.0"),
         ({"ema": 1.0}, "ema is 1.0"),
         ({"ptx_coef": -0.1}, "ptx_coef is -0.1"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0; it must be 0 or more"),
+        ({"kl_coef": math.nan}, "kl_coef is nan"),
+        ({"clip": 0.0}, "clip is 0.0; it must be above 0"),
+        ({"gamma": 7.0}, "gamma is 7.0; it must be from 0 to 1"),
         ({"steps": 5, "value_warmup": 5}, "the policy would not learn"),
     ],
 )
@@ -489,3 +494,29 @@ def test_the_old_log_probs_are_taken_in_the_microbatches_that_learn_first(
     ((sampled, groups),) = seen
     wanted = ppo.first_microbatches(sampled, config, 0)
     assert [rows.tolist() for rows in groups] == [rows.tolist() for rows in wanted]
+
+
+def test_a_running_scale_divides_and_never_shifts():
+    before = carried(scale=RunningScale(2, 1.0, 2.0))  # two scores, 0 and 2
+
+    rewards, scale = rewards_of(rollouts_with([5.0, -1.0]), before, a_config(running_scale=True))
+
+    # 0, 2, 5, -1: mean 1.5, squared deviations 2.25 + 0.25 + 12.25 + 6.25 = 21, standard deviation sqrt(5.25)
+    assert (scale.mean, scale.squares) == (1.5, 21.0)
+    torch.testing.assert_close(rewards, torch.tensor([[0.0, 5 / 5.25**0.5], [-1 / 5.25**0.5, 0.0]]))
+
+
+def test_a_run_that_had_moved_too_far_when_it_was_stopped_makes_no_step_more(
+    snapshot, workspace, saved_policy, judge_checkpoint, monkeypatch
+):
+    run, config = new_run(workspace), config_for(snapshot, steps=50, kl_coef=0.0, stop_kl=0.05)
+    monkeypatch.setattr(ppo.Progress, "stop_requested", property(lambda progress: run.metrics()[-1]["kl"] > 0.05))
+    with pytest.raises(Cancelled):
+        ppo.main(config, run, workspace)
+    steps = len(run.metrics())
+    monkeypatch.undo()
+
+    ppo.main(config, run, workspace)
+
+    assert len(run.metrics()) == steps and run.state()["state"] == "done"
+    assert run.state()["metrics"]["kl"] == run.metrics()[-1]["kl"]

@@ -205,3 +205,43 @@ def test_units_are_those_of_the_references_responses_and_the_value_model_starts_
     torch.testing.assert_close(token_values(models.value, ids, None), (raw - unit.mean) / unit.std)
     moved(models.policy)
     assert first_carried(models, prompts, config).units.models == (unit,)
+
+
+def test_the_value_model_starts_at_the_weight_that_the_reward_models_have(load, responses):
+    _, prompts, _ = responses
+    models, ids = load(reward_weight=3.0), torch.tensor([[7, 8, 9]])
+    config = Config(Path("s"), "a", "b", "c", batch_size=6, minibatch_size=6, max_new_tokens=8, reward_weight=3.0)
+    with torch.no_grad():
+        raw = token_values(models.value, ids, None) - 2.0
+
+    (unit,) = first_carried(models, prompts, config).units.models
+
+    torch.testing.assert_close(token_values(models.value, ids, None), 3.0 * (raw - unit.mean) / unit.std)
+
+
+def test_a_value_model_from_the_reference_still_says_zero_in_any_unit(load, responses):
+    _, prompts, _ = responses
+    models = load(value_init="reference")
+    config = Config(Path("s"), "a", "b", "c", batch_size=6, minibatch_size=6, max_new_tokens=8, value_init="reference")
+
+    first_carried(models, prompts, config)
+
+    assert not token_values(models.value, torch.tensor([[7, 8, 9]]), None).any()
+
+
+def test_with_lora_the_value_model_learns_an_adapter_and_its_head(load):
+    value = load(lora_rank=2).value
+
+    learned = {name.split(".")[-2] for name, weight in value.named_parameters() if weight.requires_grad}
+    assert learned == {"default", "score"}
+
+
+def test_the_value_model_starts_as_the_first_of_several_reward_models(load, workspace, saved_policy, words):
+    torch.manual_seed(4)
+    fields = {"parents": [], "snapshot": None, "config": {}, "metrics": {}, "seed": 0}
+    other = scalar_from_policy(saved_policy, words)
+    checkpoints.save(workspace.checkpoints, "reward-0002", stage="reward", model=other, tokenizer=words, **fields)
+
+    models = load(reward="reward-0001,reward-0002")
+
+    assert torch.equal(models.value.score.weight, models.rewards.models["reward-0001"].score.weight)

@@ -409,3 +409,44 @@ def test_each_update_reads_text_of_its_own_and_what_is_clipped_has_it_in(learner
     assert read == [12, 13, 14, 15]  # four updates in each of the steps before
     assert found["ptx_loss"] > 0 and found["policy_grad_norm"] > 1e-2
     assert (weights(learners.policy) - before).norm().item() < 4 * 1.001e-3  # four steps of 1e-3 at most
+
+
+def test_layers_are_computed_again_in_the_backward_pass_where_it_is_asked_for(learners, batch):
+    calls = {"policy": 0, "value": 0}
+    for name in calls:
+
+        def count(*_, name=name):
+            calls[name] += 1
+
+        getattr(learners, name).model.layers[0].self_attn.register_forward_pre_hook(count)
+    text = ptx.Mix(torch.randint(6, 300, (4, 16), generator=torch.Generator().manual_seed(5)), rows=2, coef=1.0)
+    options = {"minibatch_size": 8, "microbatch": 8, "epochs": 1, "learning_rate": 0.0, "value_learning_rate": 0.0}
+
+    update(learners, batch, a_config(**options), mix=text)
+    once = dict(calls)
+    update(learners, batch, a_config(**options, gradient_checkpointing=True), mix=text)
+
+    assert min(once.values()) > 0
+    assert calls == {name: 3 * number for name, number in once.items()}  # once, and then twice
+
+
+def test_no_forward_pass_has_more_rows_than_a_microbatch(learners, batch):
+    rows = []
+    for model in (learners.policy, learners.value):
+        model.model.layers[0].register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+
+    update(learners, batch, a_config(minibatch_size=8, microbatch=2, epochs=1))
+
+    assert sum(rows) == 2 * ROWS and max(rows) <= 2
+
+
+def test_the_share_of_clipped_tokens_goes_by_the_policys_clip(learners, batch):
+    rollouts, advantages, _ = batch
+    before = Rollouts(**(vars(rollouts) | {"old_logprobs": rollouts.old_logprobs - math.log(1.2)}))
+
+    found = [
+        policy_loss(learners.policy, before, advantages, a_config(clip=clip, value_clip=0.3 - clip))[1]
+        for clip in (0.1, 0.25)
+    ]
+
+    assert [one["clip_fraction"].item() for one in found] == [1.0, 0.0]  # every ratio is 1.2

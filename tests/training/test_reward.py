@@ -414,3 +414,84 @@ def test_a_margin_is_asked_for_in_training(scalar, tmp_path):
         (better, worse), *_ = score_rankings(scalar, [one], 0, share=True)[0].tolist()
     # two ranks apart, half a point for each: the lead counts 1 less
     assert stats["loss"] == pytest.approx(math.log(1 + math.exp(worse - better + 1.0)), rel=1e-5)
+
+
+def test_training_goes_by_the_theta_of_its_ties_and_by_its_own_learning_rates(scalar, run, tmp_path, monkeypatch):
+    seen = []
+
+    def watched(model, optimizer, batch, config, pad_id, theta):
+        seen.append((theta, optimizer.param_groups[0]["lr"]))
+        return {}
+
+    monkeypatch.setattr(reward, "improve", watched)
+    config = reward.Config(tmp_path, "sft", batch_size=1, learning_rate=2.0, warmup=0.0)
+    reward.learn(scalar, [encoded(1, 1, 2), encoded(1, 2, 3)], config, run, 0)
+
+    # a sixth of the pairs are ties: (1 + 1/6) / (1 - 1/6) = 1.4; two steps: 1, and 0.1 + 0.9 / 2 = 0.55
+    assert [theta for theta, _ in seen] == pytest.approx([1.4, 1.4])
+    assert [lr for _, lr in seen] == pytest.approx([2.0, 1.1])
+
+
+def test_layers_are_computed_again_where_it_is_asked_for(scalar, tmp_path):
+    calls = []
+    scalar.model.layers[0].self_attn.register_forward_pre_hook(lambda *_: calls.append(1))
+    config = reward.Config(tmp_path, "sft", share_prompts=False)
+
+    gradient_of(scalar, [encoded(1, 2, 3, 3)], config, theta=1.5)
+    once = len(calls)
+    gradient_of(scalar, [encoded(1, 2, 3, 3)], replace(config, gradient_checkpointing=True), theta=1.5)
+
+    assert len(calls) == 3 * once > 0  # once, and then twice
+
+
+def test_a_labeler_whom_the_file_does_not_name_weighs_one(rows, workspace, tmp_path):
+    given = [rows.ranking(n, "Hi?", ["A", "B"], [1, 2]) | {"labeler": name} for n, name in enumerate(("ana", "ben"))]
+    snapshot = rows.freeze(workspace, prompts=[rows.prompt("Hi?")], rankings=given)
+    (tmp_path / "weights.json").write_text('{"ana": 0.25}')
+
+    found = weighted(rankings(snapshot, "train"), tmp_path / "weights.json")
+
+    assert {one.labeler: one.weight for one in found} == {"ana": 0.25, "ben": 1.0}
+
+
+def test_a_step_is_no_longer_than_the_clipped_gradient(scalar, tmp_path):
+    stats, gradient = gradient_of(scalar, [encoded(1, 2)], reward.Config(tmp_path, "sft", max_grad_norm=1e-3))
+
+    assert stats["grad_norm"] > 1e-2  # reported as it was
+    assert gradient.norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize(("ties", "loss"), [("ignore", 0.0), ("half", math.log(2)), ("rao-kupper", math.log(1.5))])
+def test_a_tie_costs_in_training_what_the_option_says(scalar, tmp_path, ties, loss):
+    same = ((20, 30, 2), (20, 30, 2))
+    config = reward.Config(tmp_path, "sft", ties=ties)
+
+    stats, _ = gradient_of(scalar, [encoded(1, 1, responses=same)], config, theta=5.0)
+
+    # equal scores: P(tie) = (5^2 - 1) / (1 + 5)^2 = 2/3 with Rao and Kupper
+    assert stats["loss"] == pytest.approx(loss, abs=1e-5)
+
+
+def test_a_ranking_that_is_one_tie_is_learned_from_unless_ties_are_ignored(rows, workspace, words):
+    given = [rows.ranking(1, "Hi?", ["A", "B"], [1, 1]), rows.ranking(2, "Hi?", ["A", "B"], [1, 2])]
+    snapshot = rows.freeze(workspace, prompts=[rows.prompt("Hi?")], rankings=given)
+
+    found = {
+        ties: reward.training_rankings(snapshot, words, config_for(snapshot, ties=ties)) for ties in ("half", "ignore")
+    }
+
+    assert {ties: [one.ranks for one in train] for ties, train in found.items()} == {
+        "half": [(1, 1), (1, 2)],
+        "ignore": [(1, 2)],
+    }
+
+
+def test_dropout_is_off_while_a_reward_model_learns(tasted, workspace, saved_policy, monkeypatch):
+    modes = []
+    monkeypatch.setattr(
+        reward, "improve", lambda model, *rest: modes.append(any(m.training for m in model.modules())) or {}
+    )
+
+    reward.main(config_for(tasted, epochs=1), new_run(workspace), workspace)
+
+    assert modes and not any(modes)
