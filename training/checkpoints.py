@@ -212,8 +212,8 @@ def save_state(
     Of several processes, which all hold the same, the first one writes and the others wait until it has.
 
     `extra` is the caller's own JSON (KL coefficient, running means, how far the prompts are). The global random states
-    of torch, its accelerators, numpy and Python are saved too. With `only_trainable` frozen parameters are left out: the run
-    that goes on must load them from where it got them first.
+    of torch, its accelerators, numpy and Python are saved too. With `only_trainable` frozen parameters are left out:
+    the run that goes on must load them from where it got them first.
     """
 
     weights = {

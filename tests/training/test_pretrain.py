@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from data.errors import InvalidInput
 from data.runs import RunFolder
 from training import checkpoints, corpus, pretrain
 from training.model import Shape
@@ -86,6 +87,13 @@ def test_settings_that_fit_no_model_are_refused():
         Config(block=5000)
     with pytest.raises(ValueError, match="optimizer is 'sgd'; choose from muon, adamw"):
         Config(optimizer="sgd")
+
+
+def test_a_batch_that_does_not_divide_into_microbatches_is_refused_before_anything_is_read(workspace, run):
+    with pytest.raises(
+        InvalidInput, match="microbatch 4 does not divide the 6 rows of one process. Take .* 1, 2, 3, 6"
+    ):
+        pretrain.main(dataclasses.replace(CONFIG, batch_size=6, microbatch=4), run, workspace)
 
 
 def test_the_shapes_have_the_sizes_they_say():
