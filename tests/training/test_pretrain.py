@@ -3,13 +3,14 @@ import dataclasses
 import json
 import time
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from data.errors import InvalidInput
 from data.runs import RunFolder
-from training import checkpoints, corpus, pretrain
+from training import checkpoints, corpus, model, pretrain
 from training.model import Shape
 from training.muon import MuonAndAdamW, adamw
 from training.presets import MODELS
@@ -148,6 +149,49 @@ def test_muon_goes_on_from_its_state_bit_for_bit(policy):
 
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
+
+
+def trained_on(blocks, policy, run, **changes):
+    """The policy after a step on each two of these blocks, and what was logged."""
+    steps = len(blocks) // 2
+    config = dataclasses.replace(CONFIG, block=blocks.shape[1], steps=steps, optimizer="adamw", **changes)
+    made, _ = pretrain.train(
+        config, copy.deepcopy(policy), corpus.Blocks(blocks, 2.0), pretrain.Progress(run, "pretrain", steps), run
+    )
+    return made, run.metrics()
+
+
+@pytest.fixture
+def blocks():
+    """Two blocks of forty tokens: a step."""
+    return np.random.default_rng(0).integers(6, 300, (2, 40)).astype(np.uint16)
+
+
+def test_a_step_learns_from_the_mean_over_all_tokens_but_the_first_of_each_block(policy, blocks, workspace):
+    ids = torch.from_numpy(blocks.astype(np.int64))
+    expected = policy(ids, labels=ids).loss  # transformers' own, over 2 * 39 tokens
+    expected.backward()
+    norm = torch.nn.utils.get_total_norm([weight.grad for weight in policy.parameters()]).item()
+
+    for size in (None, 1):
+        run = RunFolder.create(workspace.runs, "pretrain", {})
+        made, (line,) = trained_on(blocks, policy, run, microbatch=size, log_every=1)
+
+        assert line["loss"] == pytest.approx(expected.item(), rel=1e-5)
+        assert line["grad_norm"] == pytest.approx(norm, rel=1e-4)
+        assert made(ids).logits.shape == (2, 40, 300)  # an ordinary model again
+
+
+def test_no_tensor_over_the_batch_its_tokens_and_the_vocabulary_is_made(
+    policy, blocks, run, monkeypatch, largest_tensor
+):
+    monkeypatch.setattr(model, "MAX_LOGITS", 4 * 300)
+
+    with largest_tensor as largest:
+        trained_on(blocks, policy, run)
+
+    # A batch has 2 * 40 * 300 = 24,000 logits, a slice 4 * 300. The largest weights are the embeddings, 300 * 16.
+    assert 2 * 40 * 32 <= largest.numel <= 300 * 16
 
 
 @pytest.mark.slow
