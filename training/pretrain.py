@@ -48,6 +48,7 @@ class Config:
     minutes: float | None = None  # end earlier, learning rate brought down in time
     batch_size: int = 8  # blocks in one step, of all processes together
     microbatch: int | None = None  # blocks in one forward pass; changes the memory and not the result. All by default
+    gradient_checkpointing: bool = False  # compute layers again in the backward pass: less memory, the same result
     block: int = 128  # tokens in a block
     optimizer: Literal["muon", "adamw"] = "muon"  # adamw makes faster steps, learns less in each, and wants 3e-3
     learning_rate: float = 1e-2  # at its height
@@ -160,6 +161,7 @@ def train(
         batch_size=config.batch_size,
         microbatch=config.microbatch,
         save_every=config.save_every,
+        gradient_checkpointing=config.gradient_checkpointing,
         logging_steps=config.log_every,
         max_grad_norm=1.0,
         seed=config.seed,

@@ -57,6 +57,7 @@ class Config:
     lora_alpha: float = 32.0  # the adapter's product is multiplied by lora_alpha / lora_rank
     lora_targets: tuple[str, ...] = ("all-linear",)  # names of the layers that get an adapter, such as q_proj v_proj
     lora_dropout: float = 0.0  # of what goes into the adapter
+    gradient_checkpointing: bool = False  # compute layers again in the backward pass: less memory, the same result
     save_every: int = 200  # steps; from there a run resumes
     seed: int = 0
 
@@ -217,6 +218,7 @@ def train(
         batch_size=config.batch_size,
         microbatch=None,  # `passes` cuts the rows of a step
         save_every=config.save_every,
+        gradient_checkpointing=config.gradient_checkpointing,
         logging_steps=config.log_every,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",

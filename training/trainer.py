@@ -67,6 +67,7 @@ def arguments(
     batch_size: int,
     microbatch: int | None,
     save_every: int,
+    gradient_checkpointing: bool = False,
     **more: Any,
 ) -> TrainingArguments:
     """TrainingArguments, or TRL's subclass of them: fp32 on a CPU, bf16 on a GPU that has it, nothing sent anywhere.
@@ -94,7 +95,7 @@ def arguments(
         dataloader_pin_memory=gpu,
         report_to=[],
         disable_tqdm=True,
-        **{recompute: False},
+        **{recompute: gradient_checkpointing},
         **more,
     )
 
@@ -246,8 +247,8 @@ class Reporter(TrainerCallback):
         if self.clock.tick(self.progress.stop_requested):
             self.cancelled = control.should_save = control.should_training_stop = True
             self.progress.at(state.global_step, always=True)
-        elif self.clock.share >= 1:
-            control.should_training_stop = True
+        elif self.clock.share >= 1 or state.global_step >= state.max_steps:
+            control.should_log = control.should_training_stop = True  # Trainer logs each so many steps only
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from data.errors import InvalidInput
 from data.runs import RunFolder
@@ -182,6 +183,21 @@ def test_a_step_learns_from_the_mean_over_all_tokens_but_the_first_of_each_block
         assert made(ids).logits.shape == (2, 40, 300)  # an ordinary model again
 
 
+def test_layers_that_are_computed_again_teach_the_same(policy, blocks, workspace, monkeypatch):
+    calls, forward = [], LlamaMLP.forward
+    monkeypatch.setattr(LlamaMLP, "forward", lambda self, hidden: calls.append(self) or forward(self, hidden))
+    found = []
+    for again in (False, True):
+        run = RunFolder.create(workspace.runs, "pretrain", {})
+        found.append(trained_on(np.tile(blocks, (3, 1)), policy, run, gradient_checkpointing=again)[0].state_dict())
+        found.append(len(calls))
+        calls.clear()
+
+    once, passes, twice, passes_again = found
+    assert [name for name in once if not torch.equal(once[name], twice[name])] == []
+    assert (passes, passes_again) == (3 * 2, 3 * 2 * 2)  # 3 steps, 2 layers, forward and backward
+
+
 def test_no_tensor_over_the_batch_its_tokens_and_the_vocabulary_is_made(
     policy, blocks, run, monkeypatch, largest_tensor
 ):
@@ -224,6 +240,21 @@ def test_a_run_ends_when_its_time_is_over(micro, text, workspace):
 
     made = checkpoints.read_manifest(workspace.checkpoints / run.id)["metrics"]
     assert 0 < made["steps"] < 5000 and made["tokens"] == made["steps"] * 64
+
+
+def test_the_last_step_is_logged_whatever_comes_before(policy, blocks, workspace):
+    for steps, logged in ((3, [3]), (8, [5, 8]), (10, [5, 10])):
+        run = RunFolder.create(workspace.runs, "pretrain", {})
+        _, lines = trained_on(np.tile(blocks, (steps, 1)), policy, run, log_every=5)
+
+        assert [line["step"] for line in lines] == logged
+        assert all(line["loss"] > 0 for line in lines)
+
+
+def test_the_last_step_before_the_time_is_over_is_logged(policy, blocks, run):
+    _, (line,) = trained_on(np.tile(blocks, (9, 1)), policy, run, log_every=5, minutes=1e-6)
+
+    assert line["step"] == 1 and line["loss"] > 0
 
 
 @pytest.mark.slow

@@ -7,8 +7,10 @@ import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from data.datasets import Demonstrated
 from data.errors import InvalidInput, NotFound, TooFewLabels
@@ -99,6 +101,15 @@ def test_sft_makes_a_checkpoint_that_prefers_the_demonstrations(config, workspac
     assert not (run.path / "trainer").exists()
     shown = [json.loads(line) for line in (run.path / "samples.jsonl").read_text().splitlines()]
     assert {line["prompt"] for line in shown} == {"What do foxes eat?", "What do mice eat?"}
+
+
+def test_fewer_steps_than_are_logged_together_still_say_the_loss(config, policy, words, run):
+    rows = [sft.Row([6, 7, 8], [IGNORED, 7, 8])] * 6
+
+    _, found = sft.train(dataclasses.replace(config, epochs=1, log_every=5), policy, words, rows, [], run)
+
+    assert found["steps"] == 3 and found["loss"] > 0
+    assert [line["step"] for line in run.metrics()] == [3]
 
 
 @pytest.mark.slow
@@ -244,6 +255,24 @@ def test_the_gradient_of_a_step_is_that_of_the_mean_over_its_targets_however_it_
     (line,) = run.metrics()
     assert line["loss"] == pytest.approx(torch.cat(nats, 1).mean().item(), rel=1e-5)
     assert line["grad_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [{}, {"lora_rank": 2, "lora_dropout": 0.2}])
+def test_layers_that_are_computed_again_teach_the_same(config, workspace, monkeypatch, more):
+    calls, forward = [], LlamaMLP.forward
+    monkeypatch.setattr(LlamaMLP, "forward", lambda self, x: calls.append(self.training) or forward(self, x))
+    found = []
+    for again in (False, True):
+        run = RunFolder.create(workspace.runs, "sft", {})
+        sft.main(dataclasses.replace(config, gradient_checkpointing=again, **more), run, workspace)
+        folder = workspace.checkpoints / run.id
+        found.append((load_file(folder / "model.safetensors"), sum(calls), (folder / "config.json").read_text()))
+        calls.clear()
+
+    (once, passes, shape), (twice, passes_again, same_shape) = found
+    assert [name for name in once if not torch.equal(once[name], twice[name])] == []
+    assert passes_again == 2 * passes and same_shape == shape
 
 
 def test_a_batch_that_processes_cannot_share_is_refused_before_anything_is_read(config, workspace, run, monkeypatch):
