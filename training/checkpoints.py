@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
@@ -246,8 +247,8 @@ def save_state(
     Of several processes, which all hold the same, the first one writes and the others wait until it has.
 
     `extra` is the caller's own JSON (KL coefficient, running means, how far the prompts are). The global random states
-    of torch, its accelerators and Python are saved too. With `only_trainable` frozen parameters are left out: the run
-    that goes on must load them from where it got them first.
+    of torch, its accelerators, numpy and Python are saved too. With `only_trainable` frozen parameters are left out:
+    the run that goes on must load them from where it got them first.
     """
 
     weights = {
@@ -265,9 +266,8 @@ def save_state(
                 save_model(model, str(folder / f"{name}.safetensors"))
         torch.save(learned, folder / "optimizers.pt")
         torch.save(_random_states(), folder / "random.pt")
-        (folder / "state.json").write_text(
-            json.dumps({"step": step, "python_random": random.getstate(), "extra": dict(extra)})
-        )
+        drawn = {"python_random": random.getstate(), "numpy_random": _numpy_random()}
+        (folder / "state.json").write_text(json.dumps({"step": step, **drawn, "extra": dict(extra)}))
 
     folder = run_path / "states" / f"step-{step:08d}"
     if parallel.is_main():
@@ -304,6 +304,8 @@ def load_state(
     state = json.loads((folder / "state.json").read_text())
     kind, numbers, gauss = state["python_random"]
     random.setstate((kind, tuple(numbers), gauss))
+    if "numpy_random" in state:  # states saved by earlier releases have none
+        np.random.set_state(state["numpy_random"])
     return state["step"], state["extra"]
 
 
@@ -356,6 +358,12 @@ def saved_step(run_path: Path) -> int | None:
 
 def _states(run_path: Path) -> list[Path]:
     return sorted((run_path / "states").glob("step-*"))  # names sort by step; unfinished ones start with a dot
+
+
+def _numpy_random() -> dict[str, Any]:
+    """numpy's global random state as JSON takes it; a user's reward function may draw from it."""
+    state = np.random.get_state(legacy=False)
+    return {**state, "state": {**state["state"], "key": state["state"]["key"].tolist()}}
 
 
 def _random_states() -> dict[str, Any]:

@@ -17,10 +17,12 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from data.runs import RunFolder
@@ -46,6 +48,7 @@ class Config:
     minutes: float | None = None  # end earlier, learning rate brought down in time
     batch_size: int = 8  # blocks in one step, of all processes together
     microbatch: int | None = None  # blocks in one forward pass; changes the memory and not the result. All by default
+    gradient_checkpointing: bool = False  # compute layers again in the backward pass: less memory, the same result
     block: int = 128  # tokens in a block
     optimizer: Literal["muon", "adamw"] = "muon"  # adamw makes faster steps, learns less in each, and wants 3e-3
     learning_rate: float = 1e-2  # at its height
@@ -158,6 +161,7 @@ def train(
         batch_size=config.batch_size,
         microbatch=config.microbatch,
         save_every=config.save_every,
+        gradient_checkpointing=config.gradient_checkpointing,
         logging_steps=config.log_every,
         max_grad_norm=1.0,
         seed=config.seed,
@@ -168,6 +172,7 @@ def train(
     def bits_per_byte(loss: float) -> dict[str, float]:
         return {"bits_per_byte": loss / math.log(2) / blocks.bytes_per_token}
 
+    policy.forward = MethodType(loss_alone, policy)  # through which Trainer, DDP and FSDP2 ask
     kind = OPTIMIZERS[config.optimizer]
     optimizer = kind(policy, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(config, step, clock.share))
@@ -179,7 +184,18 @@ def train(
     )
     trainer.optimizer, trainer.lr_scheduler = optimizer, schedule  # as arguments they are refused under FSDP
     trained = adapter.fit(trainer, run, clock)
+    vars(trained).pop("forward", None)
     return trained, int(trainer.state.global_step)
+
+
+def loss_alone(
+    policy: PreTrainedModel, input_ids: Tensor, labels: Tensor, num_items_in_batch: Tensor | int, **_: object
+) -> dict[str, Tensor]:
+    """A forward pass as Trainer wants it, of blocks in which every token is a target: the loss, and no logits.
+
+    The model's own makes (batch, tokens, vocabulary) of them at once; see `model.logprobs_at`.
+    """
+    return {"loss": -model.logprobs_of(policy, input_ids, None).sum() / num_items_in_batch}
 
 
 def rate(config: Config, step: int, clock: float = 0.0) -> float:

@@ -97,29 +97,32 @@ def check_sharing(model: PreTrainedModel, prompt: Ids, responses: Sequence[Ids],
         )
 
 
-def groups_of_like_length(lengths: Sequence[int], most_padding: float = MOST_PADDING) -> list[list[int]]:
+def groups_of_like_length(
+    lengths: Sequence[int], most_padding: float = MOST_PADDING, most_rows: int | None = None
+) -> list[list[int]]:
     """Indices from the shortest to the longest, in few groups such that padded to its longest, little is padding.
 
-    `most_padding` is a share of all tokens, padding included: a group may have more, all together do not.
+    `most_padding` is a share of all tokens, padding included: a group may have more, all together do not. No group has
+    more than `most_rows`.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     allowed = most_padding / (1 - most_padding) * sum(lengths) if most_padding < 1 else math.inf
     for parts in range(1, len(lengths)):
         # Of lengths spread evenly, groups of equally much padding are the fewest.
-        groups = _cut(order, lengths, allowed / parts)
+        groups = _cut(order, lengths, allowed / parts, most_rows or len(lengths))
         if sum(lengths[group[-1]] * len(group) for group in groups) - sum(lengths) <= allowed:
             return groups
     return [[index] for index in order]
 
 
-def _cut(order: Sequence[int], lengths: Sequence[int], most: float) -> list[list[int]]:
-    """The indices, which are in the order of their lengths, in groups with no more than so many tokens of padding."""
+def _cut(order: Sequence[int], lengths: Sequence[int], most: float, most_rows: int) -> list[list[int]]:
+    """The indices, which are in the order of their lengths, in groups of no more than so much padding and so many."""
     groups: list[list[int]] = []
     padding = 0
     for index in order:
         if groups:
             padding += (lengths[index] - lengths[groups[-1][-1]]) * len(groups[-1])
-        if groups and padding <= most:
+        if groups and padding <= most and len(groups[-1]) < most_rows:
             groups[-1].append(index)
         else:
             groups.append([index])

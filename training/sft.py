@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data import datasets, snapshots
@@ -30,6 +31,7 @@ from data.runs import RunFolder
 from data.workspace import Workspace
 from training import checkpoints, engine, lora, model, parallel, tokenizer
 from training.metrics import Progress
+from training.scoring import groups_of_like_length
 
 if TYPE_CHECKING:  # slow to import, and `training.cycle` reads the options of this stage only
     from transformers import Trainer
@@ -44,7 +46,7 @@ class Config:
     init: str  # checkpoint id, folder or hub id of the model to start from
     epochs: int = 4  # passes over the demonstrations
     batch_size: int = 8  # demonstrations in one step, of all processes together
-    microbatch: int | None = None  # demonstrations in one forward pass; changes the memory, not the result. Default all
+    microbatch: int | None = None  # most demonstrations in one forward pass; changes the memory, not the result
     learning_rate: float = 2e-3  # at its height; for a model of billions of parameters about 1e-5
     warmup: float = 0.1  # share of the steps over which the learning rate rises
     weight_decay: float = 0.0
@@ -55,6 +57,7 @@ class Config:
     lora_alpha: float = 32.0  # the adapter's product is multiplied by lora_alpha / lora_rank
     lora_targets: tuple[str, ...] = ("all-linear",)  # names of the layers that get an adapter, such as q_proj v_proj
     lora_dropout: float = 0.0  # of what goes into the adapter
+    gradient_checkpointing: bool = False  # compute layers again in the backward pass: less memory, the same result
     save_every: int = 200  # steps; from there a run resumes
     seed: int = 0
 
@@ -76,10 +79,8 @@ class Row:
 
 def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     """Make the checkpoint of a model that responds."""
-    from training import trainer as adapter
-
     began = time.monotonic()
-    adapter.divided(config.batch_size, config.microbatch)  # refuse before the work, not after it
+    parallel.per_process(config.batch_size)  # refuse before the work, not after it
     torch.manual_seed(config.seed)
     snapshot = snapshots.load(config.snapshot)
     datasets.require_enough(snapshot.counts, ["sft"])
@@ -147,16 +148,51 @@ def batches(lengths: Sequence[int], config: Config) -> list[int]:
     """Which row is learned from when, as numbers from 0: `batch_size` of them after one another are a step.
 
     Each epoch has an order of its own. The last batch of an epoch is filled up with one row more than there are, which
-    has no target, so that every process has equally many rows in every step. Within a step the rows stand by length, so
-    that its microbatches have little padding.
+    has no target, so that every process has equally many rows in every step. Within a step the rows are dealt out by
+    length, so that all processes have as much to do.
     """
     rows, order = len(lengths), []
     for epoch in range(config.epochs):
         drawn = torch.randperm(rows, generator=engine.generator_at(config.seed, "demonstrations", epoch)).tolist()
         for start in range(0, rows, config.batch_size):
             step = sorted(drawn[start : start + config.batch_size], key=lambda row: lengths[row])
-            order += [rows] * (config.batch_size - len(step)) + step
+            step = [rows] * (config.batch_size - len(step)) + step
+            order += [row for process in range(parallel.count()) for row in step[process :: parallel.count()]]
     return order
+
+
+class Passes:
+    """Cuts the rows of a batch into forward passes of like length, and counts how much of them is padding."""
+
+    def __init__(self, most: int) -> None:
+        """`most` rows in one pass."""
+        self.most = most
+        self._real = self._computed = 0
+
+    def __call__(self, batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """The rows that have targets, in few parts that are padded little; as many parts on all processes.
+
+        All of the batch are (rows, tokens), padded on the right. A process whose rows make fewer parts than another's
+        computes a row without targets in their place.
+        """
+        lengths = batch["attention_mask"].sum(1).tolist()
+        learned = (batch["labels"] != IGNORED).any(1).nonzero().flatten().tolist()
+        rows = learned or [0]
+        groups = groups_of_like_length([lengths[row] for row in rows], most_rows=self.most)
+        parts = [[rows[place] for place in group] for group in groups]
+        cut = [{name: values[part, : lengths[part[-1]]] for name, values in batch.items()} for part in parts]
+        idle = {name: values[:1] for name, values in cut[0].items()}
+        idle["labels"] = torch.full_like(idle["labels"], IGNORED)
+        cut += [idle] * (int(parallel.largest(len(cut))[0]) - len(cut))
+        self._real += sum(lengths[row] for row in learned)
+        self._computed += sum(part["input_ids"].numel() for part in cut)
+        return cut
+
+    def padding(self) -> float:
+        """The share of the tokens computed since the last call, in all processes, that no row needed."""
+        real, computed = parallel.total(self._real, self._computed)
+        self._real = self._computed = 0
+        return 1 - real / computed
 
 
 def train(
@@ -180,8 +216,9 @@ def train(
         run,
         steps=steps,
         batch_size=config.batch_size,
-        microbatch=config.microbatch,
+        microbatch=None,  # `passes` cuts the rows of a step
         save_every=config.save_every,
+        gradient_checkpointing=config.gradient_checkpointing,
         logging_steps=config.log_every,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
@@ -202,17 +239,28 @@ def train(
         return [sizes[row] for row in drawn if row < len(rows)]
 
     pace = adapter.Pace(policy, rows_of)
+    most = min(config.microbatch or config.batch_size, args.per_device_train_batch_size)
+    passes = Passes(most)
+
+    class Trainer(adapter.InPasses, SFTTrainer):
+        cut = staticmethod(passes)
 
     def measure() -> dict[str, float]:
-        return {"eval_loss": heldout_loss(trainer, heldout, nothing, args.per_device_train_batch_size)}
+        return {"eval_loss": heldout_loss(trainer, heldout, nothing, most)}
 
-    trainer = SFTTrainer(
+    trainer = Trainer(
         policy,
         args,
         train_dataset=Dataset.from_list([dataclasses.asdict(row) for row in [*rows, nothing]]).select(order),
         processing_class=words,
         callbacks=[
-            adapter.Reporter(progress, pace=pace, measure=measure if heldout else None, every=steps // config.epochs)
+            adapter.Reporter(
+                progress,
+                pace=pace,
+                also=lambda loss: {"padding": passes.padding()},
+                measure=measure if heldout else None,
+                every=steps // config.epochs,
+            )
         ],
     )
     trained = adapter.fit(trainer, run)
@@ -225,16 +273,16 @@ def train(
 def heldout_loss(trainer: Trainer, rows: Sequence[Row], nothing: Row, size: int) -> float:
     """-log p(token) of these responses, the mean over their tokens: nats, whatever the processes and their batches.
 
-    Each process computes its part, `size` rows at a time; a process that has fewer gets `nothing` in their place.
+    Each process computes its part, at most `size` rows at a time; one that has no row computes `nothing`.
     """
     targets = sum(label != IGNORED for row in rows for label in row.labels)
-    part = [rows[place] if counts else nothing for place, counts in zip(*parallel.places(len(rows)), strict=True)]
+    own = parallel.mine(sorted(rows, key=lambda row: len(row.input_ids))) or [nothing]
+    batch = trainer.data_collator([dataclasses.asdict(row) for row in own])
     trainer.model.eval()
     loss = 0.0
-    for start in range(0, len(part), size):
-        batch = trainer.data_collator([dataclasses.asdict(row) for row in part[start : start + size]])
-        batch = {name: values.to(trainer.args.device) for name, values in batch.items()}
-        loss += trainer.compute_loss(trainer.model, batch, num_items_in_batch=targets).item()
+    for part in Passes(size)(batch):
+        part = {name: values.to(trainer.args.device) for name, values in part.items()}
+        loss += trainer.compute_loss(trainer.model, part, num_items_in_batch=targets).item()
     return parallel.total(loss)[0] / parallel.count()  # Trainer multiplies by the processes, whose mean DDP takes
 
 

@@ -72,9 +72,9 @@ def through(model: PreTrainedModel, compute: Callable[..., Result], *given: Any)
     """compute(model, *given) as one forward pass of the model: what it returns are tensors or a tuple of them.
 
     For whatever calls parts of a model, such as its backbone without its head: a divided model gathers the weights
-    outside its layers when the pass begins.
+    outside its layers when the pass begins. One that Trainer divided is in such a pass already.
     """
-    return model.compute(compute, *given) if is_divided(model) else compute(model, *given)
+    return model.compute(compute, *given) if SHELL in vars(model) else compute(model, *given)
 
 
 @contextmanager

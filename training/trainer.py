@@ -6,7 +6,8 @@ pretrain uses Trainer itself, sft TRL's subclass of it. A checkpoint of Trainer 
 into it last and only folders that have it are resumed from.
 
 Trainer divides the loss of a batch by its targets in all processes and all microbatches, and sums the gradients, so
-what is learned does not depend on how a batch is divided among them.
+what is learned does not depend on how a batch is divided among them. Its own microbatches all have equally many rows,
+and a batch equally many of them; `InPasses` lets a batch go through in parts of any size.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
@@ -39,6 +42,7 @@ from training.metrics import Cancelled, Progress
 from training.throughput import dimensions, limits, mfu, training_flops
 
 CLOCK = "clock.json"
+Batch = dict[str, Tensor]
 
 
 def divided(batch_size: int, microbatch: int | None) -> tuple[int, int]:
@@ -63,6 +67,7 @@ def arguments(
     batch_size: int,
     microbatch: int | None,
     save_every: int,
+    gradient_checkpointing: bool = False,
     **more: Any,
 ) -> TrainingArguments:
     """TrainingArguments, or TRL's subclass of them: fp32 on a CPU, bf16 on a GPU that has it, nothing sent anywhere.
@@ -90,9 +95,30 @@ def arguments(
         dataloader_pin_memory=gpu,
         report_to=[],
         disable_tqdm=True,
-        **{recompute: False},
+        **{recompute: gradient_checkpointing},
         **more,
     )
+
+
+class InPasses:
+    """Mixed in before a Trainer: what it takes for one batch goes through the model in several passes.
+
+    Memory is that of the largest pass. Set `cut`, which must make equally many passes on all processes.
+    """
+
+    cut: Callable[[Batch], Sequence[Batch]]
+
+    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
+        """The sum of the losses of the passes, each divided by `num_items_in_batch`, the targets of all of them."""
+        losses = []
+        *early, last = self.cut(inputs)
+        for part in early:
+            self.accelerator.sync_gradients = False  # DeepSpeed would make a step of each pass
+            with model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext():
+                losses.append(super().training_step(model, part, num_items_in_batch))
+        self.accelerator.sync_gradients = True
+        losses.append(super().training_step(model, last, num_items_in_batch))
+        return torch.stack(losses).sum()
 
 
 class Clock:
@@ -221,8 +247,8 @@ class Reporter(TrainerCallback):
         if self.clock.tick(self.progress.stop_requested):
             self.cancelled = control.should_save = control.should_training_stop = True
             self.progress.at(state.global_step, always=True)
-        elif self.clock.share >= 1:
-            control.should_training_stop = True
+        elif self.clock.share >= 1 or state.global_step >= state.max_steps:
+            control.should_log = control.should_training_stop = True  # Trainer logs each so many steps only
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"

@@ -2,6 +2,7 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -142,7 +143,7 @@ def test_a_folder_without_manifest_is_not_a_checkpoint(tmp_path):
 def trained(policy, optimizer):
     """One step that draws from every random state there is."""
     ids = torch.randint(0, 300, (2, 8)) + random.randrange(2)
-    noise = torch.rand(1)
+    noise = torch.rand(1) + np.random.rand()
     (policy(ids, labels=ids).loss * noise).backward()
     optimizer.step()
     optimizer.zero_grad()
@@ -155,12 +156,14 @@ def test_a_run_goes_on_from_its_state_as_if_it_had_not_stopped(workspace, run, w
         return model, torch.optim.AdamW(model.parameters())
 
     random.seed(5)
+    np.random.seed(5)
     model, optimizer = start()
     trained(model, optimizer)
     parts = {"models": {"policy": model}, "optimizers": {"policy": optimizer}}
     save_state(run.path, 1, extra={"kl_coef": 0.25, "seen": [1, 2]}, **parts)
     trained(model, optimizer)
     random.seed(99)
+    np.random.seed(99)
     torch.manual_seed(99)
 
     again, other = start()
@@ -171,6 +174,18 @@ def test_a_run_goes_on_from_its_state_as_if_it_had_not_stopped(workspace, run, w
     assert (step, extra) == (1, {"kl_coef": 0.25, "seen": [1, 2]})
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name  # bit for bit
+
+
+def test_a_state_from_before_numpys_random_state_was_saved_still_loads(run):
+    folder = save_state(run.path, 1, models={}, optimizers={}, extra={"kl_coef": 0.25})
+    state = json.loads((folder / "state.json").read_text())
+    del state["numpy_random"]
+    (folder / "state.json").write_text(json.dumps(state))
+    np.random.seed(3)
+    expected = np.random.RandomState(3).rand()  # what comes next where nothing is restored
+
+    assert load_state(run.path, models={}, optimizers={}) == (1, {"kl_coef": 0.25})
+    assert np.random.rand() == expected
 
 
 def test_a_run_without_state_starts_from_nothing(run):

@@ -3,12 +3,15 @@ import dataclasses
 import json
 import time
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaMLP
 
+from data.errors import InvalidInput
 from data.runs import RunFolder
-from training import checkpoints, corpus, pretrain
+from training import checkpoints, corpus, model, pretrain
 from training.model import Shape
 from training.muon import MuonAndAdamW, adamw
 from training.presets import MODELS
@@ -88,6 +91,13 @@ def test_settings_that_fit_no_model_are_refused():
         Config(optimizer="sgd")
 
 
+def test_a_batch_that_does_not_divide_into_microbatches_is_refused_before_anything_is_read(workspace, run):
+    with pytest.raises(
+        InvalidInput, match="microbatch 4 does not divide the 6 rows of one process. Take .* 1, 2, 3, 6"
+    ):
+        pretrain.main(dataclasses.replace(CONFIG, batch_size=6, microbatch=4), run, workspace)
+
+
 def test_the_shapes_have_the_sizes_they_say():
     def size(name, vocab):
         s = MODELS[name]
@@ -142,6 +152,64 @@ def test_muon_goes_on_from_its_state_bit_for_bit(policy):
         assert torch.equal(weight, again.state_dict()[name]), name
 
 
+def trained_on(blocks, policy, run, **changes):
+    """The policy after a step on each two of these blocks, and what was logged."""
+    steps = len(blocks) // 2
+    config = dataclasses.replace(CONFIG, block=blocks.shape[1], steps=steps, optimizer="adamw", **changes)
+    made, _ = pretrain.train(
+        config, copy.deepcopy(policy), corpus.Blocks(blocks, 2.0), pretrain.Progress(run, "pretrain", steps), run
+    )
+    return made, run.metrics()
+
+
+@pytest.fixture
+def blocks():
+    """Two blocks of forty tokens: a step."""
+    return np.random.default_rng(0).integers(6, 300, (2, 40)).astype(np.uint16)
+
+
+def test_a_step_learns_from_the_mean_over_all_tokens_but_the_first_of_each_block(policy, blocks, workspace):
+    ids = torch.from_numpy(blocks.astype(np.int64))
+    expected = policy(ids, labels=ids).loss  # transformers' own, over 2 * 39 tokens
+    expected.backward()
+    norm = torch.nn.utils.get_total_norm([weight.grad for weight in policy.parameters()]).item()
+
+    for size in (None, 1):
+        run = RunFolder.create(workspace.runs, "pretrain", {})
+        made, (line,) = trained_on(blocks, policy, run, microbatch=size, log_every=1)
+
+        assert line["loss"] == pytest.approx(expected.item(), rel=1e-5)
+        assert line["grad_norm"] == pytest.approx(norm, rel=1e-4)
+        assert made(ids).logits.shape == (2, 40, 300)  # an ordinary model again
+
+
+def test_layers_that_are_computed_again_teach_the_same(policy, blocks, workspace, monkeypatch):
+    calls, forward = [], LlamaMLP.forward
+    monkeypatch.setattr(LlamaMLP, "forward", lambda self, hidden: calls.append(self) or forward(self, hidden))
+    found = []
+    for again in (False, True):
+        run = RunFolder.create(workspace.runs, "pretrain", {})
+        found.append(trained_on(np.tile(blocks, (3, 1)), policy, run, gradient_checkpointing=again)[0].state_dict())
+        found.append(len(calls))
+        calls.clear()
+
+    once, passes, twice, passes_again = found
+    assert [name for name in once if not torch.equal(once[name], twice[name])] == []
+    assert (passes, passes_again) == (3 * 2, 3 * 2 * 2)  # 3 steps, 2 layers, forward and backward
+
+
+def test_no_tensor_over_the_batch_its_tokens_and_the_vocabulary_is_made(
+    policy, blocks, run, monkeypatch, largest_tensor
+):
+    monkeypatch.setattr(model, "MAX_LOGITS", 4 * 300)
+
+    with largest_tensor as largest:
+        trained_on(blocks, policy, run)
+
+    # A batch has 2 * 40 * 300 = 24,000 logits, a slice 4 * 300. The largest weights are the embeddings, 300 * 16.
+    assert 2 * 40 * 32 <= largest.numel <= 300 * 16
+
+
 @pytest.mark.slow
 def test_pretraining_makes_a_model_that_knows_the_text_better_than_nothing(micro, text, workspace):
     run = RunFolder.create(workspace.runs, "pretrain", {})
@@ -172,6 +240,21 @@ def test_a_run_ends_when_its_time_is_over(micro, text, workspace):
 
     made = checkpoints.read_manifest(workspace.checkpoints / run.id)["metrics"]
     assert 0 < made["steps"] < 5000 and made["tokens"] == made["steps"] * 64
+
+
+def test_the_last_step_is_logged_whatever_comes_before(policy, blocks, workspace):
+    for steps, logged in ((3, [3]), (8, [5, 8]), (10, [5, 10])):
+        run = RunFolder.create(workspace.runs, "pretrain", {})
+        _, lines = trained_on(np.tile(blocks, (steps, 1)), policy, run, log_every=5)
+
+        assert [line["step"] for line in lines] == logged
+        assert all(line["loss"] > 0 for line in lines)
+
+
+def test_the_last_step_before_the_time_is_over_is_logged(policy, blocks, run):
+    _, (line,) = trained_on(np.tile(blocks, (9, 1)), policy, run, log_every=5, minutes=1e-6)
+
+    assert line["step"] == 1 and line["loss"] > 0
 
 
 @pytest.mark.slow

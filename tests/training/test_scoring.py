@@ -119,6 +119,7 @@ def test_rows_of_like_length_go_together():
     # 9 with 10 and 95 with 100: 6 of 270 tokens are padding; 50 with either pair would make it 86 or 55
     assert groups_of_like_length(lengths, 0.1) == [[2, 0], [4], [3, 1]]
     assert groups_of_like_length(lengths, 1.0) == [[2, 0, 4, 3, 1]]
+    assert groups_of_like_length(lengths, 1.0, most_rows=2) == [[2, 0], [4, 3], [1]]
     assert groups_of_like_length([], 0.1) == []
     assert groups_of_like_length([1, 2, 4], 0.0) == [[0], [1], [2]]
 

@@ -1,12 +1,16 @@
+import copy
 import dataclasses
 import json
 import os
+import random
 import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from data.datasets import Demonstrated
 from data.errors import InvalidInput, NotFound, TooFewLabels
@@ -99,6 +103,15 @@ def test_sft_makes_a_checkpoint_that_prefers_the_demonstrations(config, workspac
     assert {line["prompt"] for line in shown} == {"What do foxes eat?", "What do mice eat?"}
 
 
+def test_fewer_steps_than_are_logged_together_still_say_the_loss(config, policy, words, run):
+    rows = [sft.Row([6, 7, 8], [IGNORED, 7, 8])] * 6
+
+    _, found = sft.train(dataclasses.replace(config, epochs=1, log_every=5), policy, words, rows, [], run)
+
+    assert found["steps"] == 3 and found["loss"] > 0
+    assert [line["step"] for line in run.metrics()] == [3]
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_very_same_weights(config, workspace, monkeypatch):
     whole, broken = (RunFolder.create(workspace.runs, "sft", {}) for _ in range(2))
@@ -169,7 +182,7 @@ def test_adam_has_the_epsilon_of_the_original_in_fine_tuning(config, policy, wor
 @pytest.mark.slow
 def test_microbatches_change_nothing_that_is_learned(config, workspace):
     runs = [RunFolder.create(workspace.runs, "sft", {}) for _ in range(2)]
-    for run, size in zip(runs, (None, 1), strict=True):
+    for run, size in zip(runs, (3, 1), strict=True):  # 3 does not divide 4
         sft.main(dataclasses.replace(config, batch_size=4, microbatch=size), run, workspace)
 
     one, other = ([line["loss"] for line in run.metrics()] for run in runs)
@@ -178,11 +191,94 @@ def test_microbatches_change_nothing_that_is_learned(config, workspace):
     assert ends[0] == pytest.approx(ends[1], rel=1e-5)
 
 
-def test_a_batch_that_does_not_divide_into_microbatches_is_refused_before_anything_is_read(config, workspace, run):
-    with pytest.raises(
-        InvalidInput, match="microbatch 4 does not divide the 6 rows of one process. Take .* 1, 2, 3, 6"
-    ):
-        sft.main(dataclasses.replace(config, batch_size=6, microbatch=4), run, workspace)
+def padded(rows):
+    """What the collator makes of rows of (length, targets): tokens 5, targets at the end."""
+    longest = max(length for length, _ in rows)
+    places = torch.arange(longest)
+    mask = torch.stack([(places < length).long() for length, _ in rows])
+    targets = torch.stack([(places >= length - count) & (places < length) for length, count in rows])
+    ids = 5 * mask
+    return {"input_ids": ids, "labels": ids.masked_fill(~targets, IGNORED), "attention_mask": mask}
+
+
+def test_a_batch_is_cut_into_passes_of_like_length_without_the_rows_that_teach_nothing():
+    passes = sft.Passes(most=2)
+
+    first, second = passes(padded([(2, 0), (9, 3), (4, 1), (10, 2), (4, 2)]))
+
+    assert first["attention_mask"].tolist() == [[1, 1, 1, 1]] * 2
+    assert first["labels"].tolist() == [[IGNORED] * 3 + [5], [IGNORED, IGNORED, 5, 5]]
+    assert second["input_ids"].tolist() == [[5] * 9 + [0], [5] * 10]
+    assert passes.padding() == pytest.approx(1 / 28)  # 2 * 4 and 2 * 10 tokens, one of them padding
+
+
+def test_a_batch_without_any_target_still_makes_a_pass():
+    (only,) = sft.Passes(most=4)(padded([(2, 0), (2, 0)]))
+
+    assert only["labels"].tolist() == [[IGNORED, IGNORED]]
+
+
+def test_a_process_with_fewer_passes_than_another_makes_up_for_them_with_a_row_that_teaches_nothing(monkeypatch):
+    monkeypatch.setattr(sft.parallel, "largest", lambda passes: [passes + 1])
+
+    first, idle = sft.Passes(most=4)(padded([(3, 1), (3, 2)]))
+
+    assert first["labels"].tolist() == [[IGNORED, IGNORED, 5], [IGNORED, 5, 5]]
+    assert idle["labels"].tolist() == [[IGNORED] * 3]
+
+
+def test_less_than_a_tenth_of_what_is_computed_is_padding(policy, words, run):
+    draw = random.Random(0)
+    lengths = [min(128, max(4, round(draw.lognormvariate(3.4, 0.6)))) for _ in range(64)]  # as of real answers
+    rows = [sft.Row([5] * length, [IGNORED] * (length // 3) + [5] * (length - length // 3)) for length in lengths]
+    config = Config(run.path, "", epochs=1, batch_size=16, log_every=1)
+
+    sft.train(config, policy, words, rows, [], run)
+
+    padding = [line["padding"] for line in run.metrics()]
+    assert len(padding) == 4 and all(0 <= share < 0.1 for share in padding)
+    at_once = [1 - sum(part) / (16 * max(part)) for part in (lengths[i : i + 16] for i in range(0, 64, 16))]
+    assert min(at_once) > 0.3  # what it would be in one pass each
+
+
+def test_the_gradient_of_a_step_is_that_of_the_mean_over_its_targets_however_it_is_cut(config, policy, words, run):
+    from training.model import logprobs_of
+
+    rows = [sft.Row([7, *range(6, 6 + n)], [IGNORED, *range(6, 6 + n)]) for n in (1, 2, 9, 20)]
+    alone = copy.deepcopy(policy)
+    nats = [-logprobs_of(alone, torch.tensor([row.input_ids]), None) for row in rows]
+    torch.cat(nats, 1).mean().backward()  # over 1 + 2 + 9 + 20 targets
+    norm = torch.nn.utils.get_total_norm([weight.grad for weight in alone.parameters()]).item()
+
+    sft.train(dataclasses.replace(config, epochs=1, batch_size=4, microbatch=3), policy, words, rows, [], run)
+
+    (line,) = run.metrics()
+    assert line["loss"] == pytest.approx(torch.cat(nats, 1).mean().item(), rel=1e-5)
+    assert line["grad_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [{}, {"lora_rank": 2, "lora_dropout": 0.2}])
+def test_layers_that_are_computed_again_teach_the_same(config, workspace, monkeypatch, more):
+    calls, forward = [], LlamaMLP.forward
+    monkeypatch.setattr(LlamaMLP, "forward", lambda self, x: calls.append(self.training) or forward(self, x))
+    found = []
+    for again in (False, True):
+        run = RunFolder.create(workspace.runs, "sft", {})
+        sft.main(dataclasses.replace(config, gradient_checkpointing=again, **more), run, workspace)
+        folder = workspace.checkpoints / run.id
+        found.append((load_file(folder / "model.safetensors"), sum(calls), (folder / "config.json").read_text()))
+        calls.clear()
+
+    (once, passes, shape), (twice, passes_again, same_shape) = found
+    assert [name for name in once if not torch.equal(once[name], twice[name])] == []
+    assert passes_again == 2 * passes and same_shape == shape
+
+
+def test_a_batch_that_processes_cannot_share_is_refused_before_anything_is_read(config, workspace, run, monkeypatch):
+    monkeypatch.setattr(sft.parallel, "count", lambda: 4)
+    with pytest.raises(InvalidInput, match="6 rows do not divide by 4. Take 4 or 8."):
+        sft.main(dataclasses.replace(config, batch_size=6), run, workspace)
 
 
 @pytest.mark.slow

@@ -111,6 +111,16 @@ def test_a_device_that_is_in_no_table_is_measured_once():
     assert throughput.limits(torch.device("cpu")) is found
 
 
+def test_measuring_a_device_leaves_the_random_numbers_of_the_run_as_they_were():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    throughput.limits.cache_clear()  # as in a process that has just gone on with a run
+
+    throughput.limits(torch.device("cpu"))
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_ppo_reports_its_use_of_the_device(policy, monkeypatch):
     monkeypatch.setattr(throughput, "limits", lambda device: Limits(flops=1e9, bandwidth=1e9))
     config = copy.deepcopy(policy.config)
