@@ -117,6 +117,23 @@ def test_the_calibration_error_is_the_distance_of_accuracy_and_confidence():
     assert calibration_error([1.0], bins=2) is None
 
 
+def test_the_bins_of_the_calibration_error_go_by_confidence():
+    # the sure ones, 3/4, are both right, the unsure ones, 1/2, one of two: |1 - 3/4| and |1/2 - 1/2|
+    assert calibration_error([LOG_3, 0.0, LOG_3, 0.0], bins=2) == pytest.approx(0.125)
+
+
+def test_a_calibration_error_takes_enough_pairs():
+    assert calibration.calibration([pair(LOG_3)] * 149)["calibration_error"] is None
+    assert calibration.calibration([pair(LOG_3)] * 150)["calibration_error"] == pytest.approx(0.25)
+
+
+def test_many_rankings_of_two_prompts_are_still_two_prompts():
+    # the error is at least sqrt(.9 * .1 / 2) = .21: all right is no leak
+    rankings = [judged(prompt) for prompt in "ab" for _ in range(50)]
+
+    assert against_agreement(rankings, {"decided": 0.82})["warning"] is None
+
+
 def test_the_best_temperature_makes_the_confidence_the_accuracy():
     # a margin of 2 log 3 that is right three times in four: sigmoid(2 log 3 / T) = 3/4 at T = 2
     assert best_temperature([2 * LOG_3, 2 * LOG_3, 2 * LOG_3, -2 * LOG_3]) == pytest.approx(2.0)
@@ -196,6 +213,7 @@ def test_two_labels_that_agree_82_percent_cap_a_perfect_judge_at_90():
 def test_an_accuracy_that_no_honest_judge_reaches_is_called_a_leak():
     assert leak_warning(0.94, 0.01, 0.9) is not None
     assert leak_warning(0.92, 0.01, 0.9) is None
+    assert leak_warning(0.925, 0.01, 0.9) is None  # two and a half errors above are no alarm yet
     assert leak_warning(0.94, 0.01, None) is None
 
 

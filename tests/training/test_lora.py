@@ -349,3 +349,11 @@ def test_sft_with_an_adapter_resumes_as_if_it_had_not_stopped(words, run, snapsh
     torch.testing.assert_close(logits(plain), logits(whole), atol=1e-4, rtol=0)
     moved(whole)  # TRL changed how it is called; what was merged goes its own way
     assert (logits(plain) - logits(whole)).abs().max() > 1e-3
+
+
+def test_what_goes_into_an_adapter_is_dropped_in_training_alone(llama):
+    lora.with_adapter(llama, **ADAPTER, dropout=0.5)
+    moved(llama)
+
+    assert torch.equal(logits(llama.eval()), logits(llama))
+    assert not torch.equal(logits(llama.train()), logits(llama))

@@ -74,7 +74,7 @@ def test_padding_on_either_side_leaves_the_logprobs_as_they_are(policy, kind):
     torch.testing.assert_close(logprobs_of(policy, *RIGHT)[:, :4], alone)
 
 
-@pytest.mark.parametrize("most", [1, 2 * 300])  # a slice of one position, of two
+@pytest.mark.parametrize("most", [1, 2 * 300, 3 * 300])  # slices of one position, of two, of three and one
 def test_slices_change_neither_the_logprobs_nor_the_gradients(policy, monkeypatch, most):
     whole = logprobs_of(policy, *BARE)
     whole.sum().backward()

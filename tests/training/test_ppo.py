@@ -425,6 +425,8 @@ def test_the_defaults_are_those_of_the_originals():
 
     assert (config.gamma, config.lam, config.clip, config.value_clip) == (1.0, 0.95, 0.2, 0.2)
     assert (config.lr_schedule, config.max_grad_norm, config.missing_end_score) == ("linear", 1.0, -1.0)
+    assert (config.epochs, config.temperature, config.kl_coef, config.kl_horizon) == (4, 1.0, 0.05, 10_000)
+    assert (config.value_coef, config.whiten_rewards, config.value_init) == (0.5, False, None)
 
 
 @pytest.mark.slow
@@ -520,3 +522,35 @@ def test_a_run_that_had_moved_too_far_when_it_was_stopped_makes_no_step_more(
 
     assert len(run.metrics()) == steps and run.state()["state"] == "done"
     assert run.state()["metrics"]["kl"] == run.metrics()[-1]["kl"]
+
+
+@pytest.mark.slow
+def test_each_step_asks_its_own_prompts_and_draws_with_numbers_of_its_own(
+    snapshot, workspace, saved_policy, judge_checkpoint, monkeypatch
+):
+    seen, sample = [], ppo.sample
+
+    def watched(policy, tokens, asked, sampling, generator):
+        seen.append(([tuple(ids) for ids in asked], generator.initial_seed()))
+        return sample(policy, tokens, asked, sampling, generator)
+
+    monkeypatch.setattr(ppo, "sample", watched)
+
+    ppo.main(config_for(snapshot, steps=3, batch_size=4), new_run(workspace), workspace)
+
+    _, *steps = seen  # the first are the reference's own, for the units
+    asked = [ids for prompts, _ in steps for ids in prompts]
+    assert len(set(asked[:6])) == len(set(asked[6:])) == 6  # six prompts, twice each in three steps of four
+    assert len({seed for _, seed in seen}) == 4
+
+
+@pytest.mark.parametrize(("bf16", "precision"), [(True, "bf16"), (False, "no"), (None, "no")])
+def test_forward_passes_are_in_bf16_where_it_is_asked_for(snapshot, workspace, run, monkeypatch, bf16, precision):
+    asked = []
+    monkeypatch.setattr(ppo, "Accelerator", lambda mixed_precision: asked.append(mixed_precision) or 1 / 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    with pytest.raises(ZeroDivisionError):
+        ppo.train_by_ppo(a_config(bf16=bf16), run, workspace, snapshot)
+
+    assert asked == [precision]

@@ -495,3 +495,23 @@ def test_dropout_is_off_while_a_reward_model_learns(tasted, workspace, saved_pol
     reward.main(config_for(tasted, epochs=1), new_run(workspace), workspace)
 
     assert modes and not any(modes)
+
+
+def test_an_epoch_ends_with_the_rankings_that_fill_no_batch(scalar, run, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(reward, "improve", lambda model, optimizer, batch, *rest: seen.append(len(batch)) or {})
+
+    reward.learn(scalar, [encoded(1, 2)] * 5, reward.Config(tmp_path, "sft", batch_size=2), run, 0)
+
+    assert seen == [2, 2, 1]
+
+
+def test_a_labeler_who_weighs_nothing_is_not_learned_from(rows, workspace, words, tmp_path):
+    given = [rows.ranking(n, "Hi?", ["A", "B"], [1, 2]) | {"labeler": name} for n, name in enumerate(("ana", "ben"))]
+    snapshot = rows.freeze(workspace, prompts=[rows.prompt("Hi?")], rankings=given)
+    weights = tmp_path / "weights.json"
+    weights.write_text('{"ana": 0, "ben": 2}')
+
+    found = reward.training_rankings(snapshot, words, config_for(snapshot, labeler_weights=weights))
+
+    assert [(one.labeler, one.weight) for one in found] == [("ben", 1.0)]

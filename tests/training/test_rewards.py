@@ -105,6 +105,13 @@ def test_units_are_the_mean_and_standard_deviation_of_the_references_responses_f
     assert units.models[0].convert(torch.tensor([3.0, 7.0])).tolist() == [0.0, 2.0]
 
 
+def test_scores_that_are_all_alike_have_a_unit_too():
+    (unit,) = units_of(torch.tensor([[2.0, 2.0]]), torch.tensor([4.0, 8.0])).models
+
+    assert unit == ScoreUnit(mean=2.0, std=1e-6)
+    assert unit.convert(torch.tensor([2.0])).tolist() == [0.0]
+
+
 def test_units_survive_a_runs_state_as_json():
     units = Units((ScoreUnit(0.1, 0.7), ScoreUnit(-3.0, 1e-6)), 12.5)
 
@@ -309,3 +316,14 @@ def test_what_a_function_raises_passes_with_its_name(functions, asked):
     with pytest.raises(ZeroDivisionError) as caught:
         load_function("mine:f")(asked[0], TEXTS)
     assert "reward function mine:f" in caught.value.__notes__[0]
+
+
+def test_the_penalty_of_an_ensemble_is_the_one_given(workspace, judges, words, asked):
+    options = {"ensemble": "mean-minus-variance", "ensemble_penalty": 0.5}
+    judge = load("reward-0001,reward-0002", workspace, words, CPU, **options)
+    judge = judge.in_units(Units((ScoreUnit(0.0, 1.0), ScoreUnit(0.0, 1.0)), 5.0))
+    one, other = judge.raw_scores(asked[1], TEXTS, microbatch=4)
+
+    found = judge.score(*asked, TEXTS, microbatch=4)
+
+    torch.testing.assert_close(found, (one + other) / 2 - 0.5 * ((one - other) / 2) ** 2)

@@ -351,3 +351,43 @@ def test_in_training_too_only_the_response_and_its_end_are_targets(config, polic
 
     # a batch of two: the row that fills it up comes first and has no target
     assert batch["labels"].tolist() == [[IGNORED] * 3, [IGNORED, 7, 8]]
+
+
+def trainer_of(config, policy, words, run, monkeypatch, rows):
+    made = []
+    monkeypatch.setattr(adapter, "fit", lambda trainer, run: made.append(trainer) or trainer.model)
+    sft.train(config, policy, words, rows, [], run)
+    return made[0]
+
+
+def test_fine_tuning_reads_the_rows_in_the_order_that_was_drawn(config, policy, words, run, monkeypatch):
+    config = dataclasses.replace(config, epochs=2, batch_size=2)
+    rows = [sft.Row([6, 7, n], [IGNORED, IGNORED, n]) for n in range(8, 16)]
+
+    trainer = trainer_of(config, policy, words, run, monkeypatch, rows)
+
+    read = [row[-1] for batch in trainer.get_train_dataloader() for row in batch["labels"].tolist()]
+    assert read == [8 + place for place in batches([3] * 8, config)]
+
+
+def test_the_learning_rate_of_fine_tuning_rises_and_falls_along_a_cosine(config, policy, words, run, monkeypatch):
+    config = dataclasses.replace(config, epochs=4, batch_size=2, learning_rate=1.0, warmup=0.25, weight_decay=0.1)
+    rows = [sft.Row([6, 7, 8], [IGNORED, 7, 8])] * 4
+
+    trainer = trainer_of(config, policy, words, run, monkeypatch, rows)
+    trainer.create_optimizer_and_scheduler(8)
+
+    rates = [trainer.lr_scheduler.lr_lambdas[0](step) for step in (0, 1, 2, 5, 8)]
+    assert rates == pytest.approx([0, 0.5, 1, 0.5, 0])  # 2 of 8 steps up, then half a cosine
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.0, 0.1}  # none for norms
+
+
+@pytest.mark.slow
+def test_a_demonstration_longer_than_the_models_positions_is_left_out(config, workspace, run, rows, saved_policy):
+    long = rows.demonstration(1, "a", "b" * 200)
+    short = rows.demonstration(2, "c", "d")
+    snapshot = rows.freeze(workspace, prompts=[rows.prompt("a"), rows.prompt("c")], demonstrations=[long, short])
+
+    sft.main(dataclasses.replace(config, snapshot=snapshot.path, epochs=1, max_length=512), run, workspace)
+
+    assert run.state()["metrics"]["too_long"] == 1  # the model has 128 positions
