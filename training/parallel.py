@@ -1,4 +1,4 @@
-"""Several processes on one run: which rows are whose, what they agree on, and who speaks.
+"""Several processes on one run: which rows are whose, what they agree on, and who speaks; two models on a CPU's cores.
 
 torchrun or `accelerate launch` starts a process for each device; accelerate joins them and moves their tensors. The
 batch a stage is configured with is the batch of all processes together, so the same command learns the same on one
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from data.errors import InvalidInput
 from data.runs import RunFolder
 
 T = TypeVar("T")
+U = TypeVar("U")
 PATIENCE = timedelta(hours=4)  # of a process that waits while another prepares data or measures
 FAILURE = ".failure"  # in the run's folder: the words of the process that failed first
 
@@ -171,6 +173,33 @@ def together(part: list[T]) -> list[T]:
         return part
     parts = gather_object([part])
     return [parts[place % count()][place // count()] for place in range(sum(map(len, parts)))]
+
+
+def side_by_side(one: Callable[[], T], other: Callable[[], U]) -> tuple[T, U]:
+    """What both return. On a CPU with two threads or more they run at the same time, each on half of the threads.
+
+    They must share nothing that either changes. The operations of a small model are too small to be divided among
+    threads; two models of their own are two halves already. `other` runs in the thread that called. On a GPU, and in
+    one of several processes, which talk to each other in an order, they run one after the other.
+    """
+    threads = torch.get_num_threads()
+    if threads < 2 or count() > 1 or torch.cuda.is_available():
+        return one(), other()
+    precision = torch.autocast("cpu", torch.get_autocast_dtype("cpu"), enabled=torch.is_autocast_enabled("cpu"))
+    grad = torch.set_grad_enabled(torch.is_grad_enabled())
+
+    def one_as_here() -> T:  # a thread has its own precision and its own word on gradients
+        with grad, precision:
+            return one()
+
+    torch.set_num_threads(threads // 2)  # for this thread, and for those that begin now
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            begun = pool.submit(one_as_here)
+            found = other()
+            return begun.result(), found
+    finally:
+        torch.set_num_threads(threads)
 
 
 def summed(tensor: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.errors import InvalidInput
 from data.records import Prompt
 from data.workspace import Workspace
-from training import checkpoints, lora, rewards, sharding, tokenizer
+from training import checkpoints, lora, parallel, rewards, sharding, tokenizer
 from training.model import load_policy, load_scalar, scalar_from_policy
 from training.rewards import Rewards, ScoreUnit
 from training.rollouts import Rollouts, Sampled, logprobs_and_entropy_in, logprobs_in, values_in
@@ -104,21 +104,25 @@ def judge(
     The policy's own log-probs are computed again, in the microbatches `groups` in which it will first learn: an update
     that changed nothing would find a probability ratio of exactly 1, whatever the precision of the sampler.
     """
-    old_logprobs, entropy = logprobs_and_entropy_in(groups, models.policy, sampled, temperature=temperature)
-    found = models.rewards.parts(
-        [prompt for prompt, _ in prompts],
-        [ids for _, ids in prompts],
-        sampled.texts(models.tokens),
-        microbatch=microbatch,
-    )
+
+    def by_policies() -> tuple[Tensor, Tensor, Tensor]:
+        own = logprobs_and_entropy_in(groups, models.policy, sampled, temperature=temperature)
+        return *own, reference_logprobs(models, groups, sampled, temperature=temperature)
+
+    def by_judges() -> tuple[dict[str, Tensor], Tensor]:
+        asked, ids = [prompt for prompt, _ in prompts], [ids for _, ids in prompts]
+        found = models.rewards.parts(asked, ids, sampled.texts(models.tokens), microbatch=microbatch)
+        return found, values_in(groups, models.value, sampled)
+
+    (old_logprobs, entropy, ref_logprobs), (found, values) = parallel.side_by_side(by_policies, by_judges)
     kept = {field.name: getattr(sampled, field.name) for field in fields(sampled)}
     judged = Rollouts(
         **(kept | {"old_logprobs": old_logprobs}),
         engine_logprobs=sampled.old_logprobs,
         entropy=entropy,
-        ref_logprobs=reference_logprobs(models, groups, sampled, temperature=temperature),
+        ref_logprobs=ref_logprobs,
         scores=found["reward"],
-        values=values_in(groups, models.value, sampled),
+        values=values,
     )
     return judged, {name: numbers.mean().item() for name, numbers in found.items()}
 

@@ -173,29 +173,38 @@ def add_gradients(
 ) -> dict[str, float]:
     """Give the learners the gradients of a minibatch's losses, and return what was measured: means over its tokens.
 
-    Every process computes its part of the microbatches, and all get the whole.
+    Every process computes its part of the microbatches, and all get the whole. The two learners have nothing in common
+    but what they read, so on a CPU each learns on its own cores.
     """
+    response_tokens = rollouts.is_response[minibatch].sum()
     names = ["real", "computed", *(name for learner in learners for name in MEASURED[learner])]
     totals = {name: torch.zeros((), device=advantages.device) for name in names}
     gap = torch.zeros((), device=advantages.device)
-    response_tokens = rollouts.is_response[minibatch].sum()
+    parts = []  # rollouts, which rows they are, and the share of their loss in the minibatch's
     for rows, counts in parallel.in_step(microbatches(rollouts, minibatch, config)):
         part = rollouts.rows(rows)
-        width = part.is_response.shape[1]
-        share = counts * part.is_response.sum() / response_tokens
-        for name, model in learners.items():  # one after the other: the activations of one are in memory at a time
-            with accelerator.autocast(), recomputing(model, config):
-                if name == "policy":
-                    loss, measured = policy_loss(model, part, advantages[rows, :width], config)
-                    gap = torch.maximum(gap, measured.pop("ratio_gap"))
-                else:
-                    loss, measured = value_loss(model, part, returns[rows, :width], config)
-            accelerator.backward(loss * share)
-            for key, value in measured.items():
-                totals[key] += value * share
+        parts.append((part, rows, counts * part.is_response.sum() / response_tokens))
         lengths = part.is_token.sum(1)
         totals["real"] += counts * lengths.sum()
         totals["computed"] += counts * lengths.max() * len(lengths)
+
+    def learn(name: str) -> None:
+        nonlocal gap
+        if name not in learners:
+            return
+        for part, rows, share in parts:
+            width = part.is_response.shape[1]
+            with accelerator.autocast(), recomputing(learners[name], config):
+                if name == "policy":
+                    loss, measured = policy_loss(learners[name], part, advantages[rows, :width], config)
+                    gap = torch.maximum(gap, measured.pop("ratio_gap"))
+                else:
+                    loss, measured = value_loss(learners[name], part, returns[rows, :width], config)
+            accelerator.backward(loss * share)
+            for key, value in measured.items():
+                totals[key] += value * share
+
+    parallel.side_by_side(lambda: learn("value"), lambda: learn("policy"))
     for model in learners.values():
         parallel.sum_gradients(trained(model))
     *sums, own_gap = torch.stack([*totals.values(), gap]).tolist()

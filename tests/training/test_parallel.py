@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,28 @@ from training import parallel
 from training.checkpoints import read_manifest
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_side_by_side_both_compute_as_the_caller_would_and_the_threads_come_back():
+    def state():
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        return torch.get_num_threads(), torch.is_grad_enabled(), dtype, threading.get_ident()
+
+    torch.set_num_threads(4)
+    try:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            one, other = parallel.side_by_side(state, state)
+        with pytest.raises(ZeroDivisionError):
+            parallel.side_by_side(lambda: 1 / 0, state)
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(1)
+
+    assert one[:3] == other[:3] == (2, False, torch.bfloat16)
+    assert one[3] != other[3] == threading.get_ident()
+    assert parallel.side_by_side(state, state)[0][3] == threading.get_ident()  # one thread is not divided
+
+
 STAGE = """
 import signal, torch
 from training.__main__ import main

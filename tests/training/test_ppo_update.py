@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -409,6 +410,33 @@ def test_each_update_reads_text_of_its_own_and_what_is_clipped_has_it_in(learner
     assert read == [12, 13, 14, 15]  # four updates in each of the steps before
     assert found["ptx_loss"] > 0 and found["policy_grad_norm"] > 1e-2
     assert (weights(learners.policy) - before).norm().item() < 4 * 1.001e-3  # four steps of 1e-3 at most
+
+
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def test_on_two_threads_each_model_learns_on_its_own_what_it_learns_on_one(learners, batch, two_threads):
+    alone, where = copy.deepcopy(vars(learners)), {}
+    for name, model in vars(learners).items():
+
+        def notice(*_, name=name):
+            where[name] = threading.get_ident(), torch.get_num_threads()
+
+        model.base_model.layers[0].register_forward_pre_hook(notice)
+
+    found = update(learners, batch, a_config())
+
+    torch.set_num_threads(1)
+    expected = update(SimpleNamespace(**alone), batch, a_config())
+
+    assert where["policy"] == (threading.get_ident(), 1) and where["value"][0] != threading.get_ident()
+    assert found == expected
+    for name, model in alone.items():
+        assert torch.equal(weights(getattr(learners, name)), weights(model))
 
 
 def test_layers_are_computed_again_in_the_backward_pass_where_it_is_asked_for(learners, batch):
