@@ -13,9 +13,9 @@ BEST_OF_KL = math.log(BEST_OF) - (BEST_OF - 1) / BEST_OF  # nats from SFT, at mo
 
 
 def arm_points(found: Found, taste: str, arm: str, seeds: int) -> list[Result]:
-    """The chosen checkpoint of each seed of an arm; empty when the arm was not run."""
+    """The last checkpoint of each seed of an arm; empty when the arm was not run."""
     names = [f"policy/{taste}/{arm}-{seed}" for seed in range(seeds)]
-    return [found[name]["points"][found[name]["chosen"]] for name in names if name in found]
+    return [found[name]["points"][-1] for name in names if name in found]
 
 
 def best_of_points(found: Found, taste: str, seeds: int) -> list[Result]:
@@ -23,8 +23,8 @@ def best_of_points(found: Found, taste: str, seeds: int) -> list[Result]:
 
 
 def control_points(found: Found) -> list[Result]:
-    """The chosen checkpoint of each policy trained on labels in random order."""
-    return [one["points"][one["chosen"]] for name, one in found.items() if name.startswith("policy/control-")]
+    """The last checkpoint of each policy trained on labels in random order."""
+    return [one["points"][-1] for name, one in found.items() if name.startswith("policy/control-")]
 
 
 def rewards(found: Found, labels: str, size: str = "12000") -> list[Result]:

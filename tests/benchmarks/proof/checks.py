@@ -9,7 +9,7 @@ from statistics import fmean
 from proof.jobs import Result
 
 CONTROLS = 5  # reward models trained on labels in random order
-KL_BUDGET = (3.0, 15.0)  # nats per response
+KL_BUDGET = (1.0, 15.0)  # nats per response
 
 
 @dataclass(frozen=True, slots=True)
