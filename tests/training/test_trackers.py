@@ -6,6 +6,8 @@ import struct
 from pathlib import Path
 
 import pytest
+from accelerate import PartialState
+from accelerate.logging import get_logger
 from tensorboardX.proto.event_pb2 import Event
 
 from data.errors import InvalidInput
@@ -34,6 +36,13 @@ def test_a_tracker_hears_each_step_and_no_number_that_is_none(run):
     progress.log(3, loss=9.0)  # nobody follows any more
 
     assert told(run.path / "tensorboard") == [(1, "loss", 0.5), (2, "loss", 0.25), (2, "kl", 3.0)]
+
+
+def test_a_tracker_may_be_the_first_to_ask_for_accelerates_state(run):
+    PartialState._reset_state()  # as in a process that has just begun
+
+    with trackers.following([], run, {}):
+        get_logger("accelerate.tracking").debug("what accelerate's tracker of trackio says when it starts")
 
 
 def test_another_process_tells_no_tracker(run, monkeypatch):
