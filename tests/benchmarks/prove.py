@@ -97,7 +97,7 @@ def long_jobs(taste: str) -> list[Job]:
     """The run that goes too far."""
     keep = tuple(range(10, LONG, 10))
     options = (
-        *arms.PPO, "--ptx-coef", 0, "--kl-coef", 0, "--steps", LONG, "--save-every", 10,
+        *arms.PPO, "--ptx-coef", 0, "--kl-coef", 0, "--kl-target", None, "--steps", LONG, "--save-every", 10,
         "--lr-schedule", "constant", "--minibatch-size", 64,
     )  # fmt: skip
     given = {"taste": taste, "options": options, "keep": keep}
