@@ -44,7 +44,7 @@ PPO += ("--max-new-tokens", policies.LONGEST, "--temperature", 1.0, "--learning-
 PPO += ("--value-warmup", 4, "--warmup", 8)  # steps; without them the first ones go the wrong way and cost variety
 # From so high a coefficient the policy comes to rest near the target, at a small price in variety. At .1 it passes by
 # on its way, wins no more there, and says the same more often (docs/proof.md).
-PPO += ("--kl-coef", 0.3, "--kl-target", 2.6, "--kl-horizon", 2000)
+PPO += ("--kl-coef", 0.35, "--kl-target", 2.6, "--kl-horizon", 1500)
 PTX = 0.3  # the norm of the gradient on pretraining text over PPO's own
 DPO = ("--preset", "tiny", "--algorithm", "dpo", "--batch-size", 64, "--minibatch-size", 64, "--microbatch", 64)
 DPO += ("--steps", 180, "--learning-rate", 2e-4, "--max-new-tokens", policies.LONGEST, "--temperature", 1.0)
