@@ -40,7 +40,8 @@ def require(names: Sequence[str]) -> None:
 @contextmanager
 def following(names: Sequence[str], run: RunFolder, config: Mapping[str, Any]) -> Iterator[None]:
     """Inside, these trackers get the configuration once and the numbers of each step; of several processes by one."""
-    parallel.device()  # accelerate's trackers ask for its state, which the stage would make only later
+    if names:
+        parallel.device()  # accelerate's trackers ask for its state, which the stage would make only later
     with ExitStack() as ended:
         for name in names if parallel.is_main() else ():
             tracker = _tracker(name, run)

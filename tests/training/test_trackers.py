@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from accelerate import PartialState
 from accelerate.logging import get_logger
+from accelerate.tracking import GeneralTracker
 from tensorboardX.proto.event_pb2 import Event
 
 from data.errors import InvalidInput
@@ -38,11 +39,27 @@ def test_a_tracker_hears_each_step_and_no_number_that_is_none(run):
     assert told(run.path / "tensorboard") == [(1, "loss", 0.5), (2, "loss", 0.25), (2, "kl", 3.0)]
 
 
-def test_a_tracker_may_be_the_first_to_ask_for_accelerates_state(run):
+class Speaking(GeneralTracker):
+    """A tracker that says so when it starts, as accelerate's of trackio does."""
+
+    name, requires_logging_directory, main_process_only = "speaking", False, False
+
+    def start(self):
+        get_logger("accelerate.tracking").debug("started")
+
+    def store_init_configuration(self, values):
+        pass
+
+    def log(self, values, step):
+        pass
+
+
+def test_a_tracker_may_be_the_first_to_ask_for_accelerates_state(run, monkeypatch):
+    monkeypatch.setattr(trackers, "_tracker", lambda name, run: Speaking(_blank=True))
     PartialState._reset_state()  # as in a process that has just begun
 
-    with trackers.following([], run, {}):
-        get_logger("accelerate.tracking").debug("what accelerate's tracker of trackio says when it starts")
+    with trackers.following(["trackio"], run, {}):
+        Progress(run, "ppo", 1).log(1, loss=0.5)
 
 
 def test_another_process_tells_no_tracker(run, monkeypatch):
