@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 import socket
 import threading
 from pathlib import Path
@@ -350,6 +351,7 @@ def test_ppo_in_two_processes_is_that_in_one_though_one_of_them_was_told_to_stop
 def test_two_processes_measure_and_sample_what_one_does(launch, ranked, workspace):
     assert launch.stage(2, ranked("evaluate-0002")) == [0, 0], launch.log.read_text()
     alone = batches.read(workspace.batches / "sample-0001.parquet")
+    shutil.rmtree(workspace.runs / "sample-0001")  # a run that has ended is not begun again
     assert launch.stage(2, ranked("sample-0001")) == [0, 0], launch.log.read_text()  # its order hangs on its name
 
     one, two = (RunFolder(workspace.runs / f"evaluate-000{n}").state() for n in (1, 2))
