@@ -42,7 +42,7 @@ from data.runs import RunFolder
 from data.workspace import Workspace
 from training import checkpoints, corpus, parallel, sharding, tokenizer
 from training.engine import generator_at
-from training.metrics import Cancelled, Progress
+from training.metrics import Cancelled, Progress, finite
 from training.model import load_policy, load_scalar, room_for_prompts
 from training.rollouts import Sampled, Sampling, logprobs, sample, scores
 
@@ -119,7 +119,7 @@ def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     objections = objections_to(metrics, config)
     verdict = "rejected" if objections else "promoted"
     reason = reason_of(policy, parent, metrics, objections)
-    metrics = {name: None if value != value else value for name, value in metrics.items()}  # JSON has no NaN
+    metrics = {name: value if isinstance(value, str) else finite(value) for name, value in metrics.items()}
     run.append_metrics({"step": progress.steps, **metrics})
     run.update(state="done", progress=1.0, metrics=metrics, verdict=verdict, reason=reason)
     print(f"evaluate: {verdict}. {reason}", flush=True)

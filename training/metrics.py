@@ -72,7 +72,7 @@ class Progress:
 
         A second call for the same step writes its numbers with the first's, since of a step the last line counts.
         """
-        numbers = {name: _finite(value) for name, value in numbers.items()}
+        numbers = {name: finite(value) for name, value in numbers.items()}
         before = self._logged[1] if self._logged[0] == step else {}
         self._logged = step, {**before, **numbers}
         self.run.append_metrics({"step": step, "time": round(time.time(), 3), **self._logged[1]})
@@ -93,7 +93,8 @@ class Progress:
         self.run.update(step=step, steps=self.steps, progress=round(min(1.0, step / max(1, self.steps)), 4))
 
 
-def _finite(value: float | int | None) -> float | int | None:
+def finite(value: float | int | None) -> float | int | None:
+    """The number, or None for NaN and infinity, which JSON does not have."""
     return None if value is None or not math.isfinite(value) else value
 
 

@@ -232,7 +232,7 @@ def load(config: Config, judges: dict[str, Any], run: RunFolder, workspace: Work
             "its folder as it is. Take an SFT checkpoint."
         )
     own = fit_to_tokenizer(own, tokens).to(device).eval()
-    chosen = rollouts.prompts_of_step(prompts, config, 0)
+    chosen = rollouts.prompts_of_step(prompts, config, 0, rewards.UNIT_RESPONSES)
     sampled = sample(own, tokens, chosen, config, "unit")
     loaded = rewards.load(**judges, workspace=workspace, tokens=tokens, device=device)
     loaded = loaded.measured([ids for _, ids in chosen], sampled.texts(tokens), microbatch=config.microbatch)

@@ -53,7 +53,7 @@ from training.losses import masked_mean
 from training.metrics import Cancelled, Progress
 from training.model import room_for_prompts
 from training.ppo_models import Models, judge, speak_in_units, starts_as_reward_model
-from training.rewards import Ensemble, Units, names_of
+from training.rewards import UNIT_RESPONSES, Ensemble, Units, names_of
 from training.rollouts import Rollouts, Sampling, prompts_of_step, sample
 from training.throughput import ppo_use
 from training.update import (
@@ -66,7 +66,6 @@ from training.update import (
 )
 
 LARGEST_GAP = 1e-2  # between the engine's log-probs and the trainer's, beyond which the engine's would not do
-UNIT_RESPONSES = 64  # least number of responses that the unit of scores is measured on
 Encoded = tuple[Prompt, list[int]]  # a prompt and its token ids
 Trained = tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, float]]  # with the last numbers
 
@@ -338,8 +337,7 @@ def first_carried(models: Models, prompts: list[Encoded], config: Config) -> Car
     They are as many as a batch, and UNIT_RESPONSES at least: one response would have no standard deviation. A value
     model that starts as a reward model is made to speak in them.
     """
-    asked = replace(config, batch_size=max(config.batch_size, UNIT_RESPONSES), minibatch_size=1)
-    chosen = [ids for _, ids in prompts_of_step(prompts, asked, 0)]
+    chosen = [ids for _, ids in prompts_of_step(prompts, config, 0, UNIT_RESPONSES)]
     generator = generator_at(config.seed, "unit")
     with sharding.gathered(models.reference) as whole, without_adapter(whole) as reference:
         sampled = sample(reference, models.tokens, chosen, sampling_of(config), generator)

@@ -51,6 +51,7 @@ from training import checkpoints, parallel, sharding, tokenizer
 from training.model import load_scalar
 from training.rollouts import scores
 
+UNIT_RESPONSES = 64  # least number of the reference's own responses that the unit of scores is measured on
 Ensemble = Literal["mean", "worst", "mean-minus-variance"]
 
 

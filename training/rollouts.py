@@ -245,10 +245,14 @@ def reward_scores(reward_model: PreTrainedModel, input_ids: Tensor, is_token: Te
     return found - getattr(reward_model.config, "score_offset", 0.0)
 
 
-def prompts_of_step(prompts: Sequence[T], config: Batches, step: int) -> list[T]:
-    """The batch of one step: the prompts pass by in a new order in each epoch, none twice before all came once."""
+def prompts_of_step(prompts: Sequence[T], config: Batches, step: int, least: int = 1) -> list[T]:
+    """The batch of one step, of `least` at least: the prompts pass by in a new order in each epoch.
+
+    None comes twice before all came once.
+    """
+    size = max(config.batch_size, least)
     chosen: list[T] = []
-    for place in range(step * config.batch_size, (step + 1) * config.batch_size):
+    for place in range(step * size, (step + 1) * size):
         epoch, index = divmod(place, len(prompts))
         if not chosen or index == 0:
             order = torch.randperm(len(prompts), generator=engine.generator_at(config.seed, "prompts", epoch)).tolist()
