@@ -135,7 +135,10 @@ def measure(config: Config, workspace: Workspace, progress: Progress) -> dict[st
     device = parallel.device()
     given = {"policy": config.policy, "parent": config.parent, "reward": config.reward, "judge": config.judge}
     paths = {name: checkpoints.resolve(called, workspace) for name, called in given.items() if called is not None}
-    tokens = shared_tokenizer(paths)
+    tokens = tokenizer.load(paths["policy"])
+    for name, what in (("parent", "parent"), ("reward", "reward model"), ("judge", "judge")):
+        if name in paths:
+            tokenizer.require_shared(tokens, paths[name], what)
     reward_model = sharding.place(load_scalar(paths["reward"]).eval(), device)
     judge = sharding.place(load_scalar(paths["judge"]).eval(), device) if "judge" in paths else reward_model
     judges = Judges(reward_model, judge, tokens)
@@ -177,17 +180,6 @@ def step_done(progress: Progress, step: int) -> None:
     progress.at(step)
     if parallel.agreed(progress.stop_requested):
         raise Cancelled(f"Stopped after step {step} of {progress.steps}; a resumed run starts over.")
-
-
-def shared_tokenizer(paths: dict[str, Path]) -> PreTrainedTokenizerBase:
-    """The policy's tokenizer, which parent, reward model and judge must share."""
-    tokens = tokenizer.load(paths["policy"])
-    for name, path in paths.items():
-        if name != "policy" and tokenizer.load(path).get_vocab() != tokens.get_vocab():
-            raise InvalidInput(
-                f"The {name} model {path.name} has another vocabulary than the policy {paths['policy'].name}."
-            )
-    return tokens
 
 
 def heldout_prompts(config: Config, tokens: PreTrainedTokenizerBase, most: int) -> list[list[int]]:

@@ -8,13 +8,14 @@ Learns  rloo  the score less kl_coef times the log-ratio to the reference, again
         grpo  the score in standard deviations of its group, kl_coef times an estimate of the KL per token in the loss
               (Shao et al. 2024; the loss is divided by the tokens of the batch, as in Yu et al. 2025)
         dpo   -log sigmoid(dpo_beta * (log-ratio of chosen - log-ratio of rejected)) on the decided pairs of the train
-              rankings, without a reward model and without sampling (Rafailov et al. 2023)
+              rankings, without a reward model and without sampling (Rafailov et al. 2023); --reward is optional, and
+              scores the trained policy's responses
 
-Shared with PPO, so that one flag compares: the prompts and their token ids, the score of a response in units of the
-reference's own, the bad score of one that was cut off, temperature, batch and minibatch, passes over a batch, clipping,
-learning rate and its line to 0, Adam. A batch of rloo and grpo holds `group_size` responses to each of its prompts.
-For dpo a step is `batch_size` pairs, one pass; log-probs are taken at temperature 1, the learning rate is a fifth of
-PPO's (at PPO's own, the tiny model unlearned to stop), and weights of labelers do not count.
+Shared with PPO, so that one flag compares: the prompts, their order and their token ids, the score of a response in
+units of the reference's own, the bad score of one that was cut off, temperature, batch and minibatch, passes over a
+batch, clipping, learning rate and its line to 0, Adam. A batch of rloo and grpo holds `group_size` responses to each
+of its prompts. For dpo a step is `batch_size` pairs, one pass; log-probs are taken at temperature 1, the learning rate
+is a fifth of PPO's (at PPO's own, the tiny model unlearned to stop), and weights of labelers do not count.
 
 Two numbers are TRL's: grpo's `kl` is an estimate that is never negative, averaged over the updates of a step, where
 rloo's is PPO's; `clip_fraction` counts responses in rloo and tokens in grpo. What the checkpoint's manifest says of
@@ -137,7 +138,7 @@ class Given:
     tokens: PreTrainedTokenizerBase
     prompts: list[Encoded]
     pairs: list[Pair]  # of dpo; empty for the others
-    rewards: Rewards
+    rewards: Rewards | None  # None: dpo without a judge
 
     @property
     def updates(self) -> int:
@@ -217,8 +218,7 @@ def load(config: Config, judges: dict[str, Any], run: RunFolder, workspace: Work
     """Models, judges in units of the reference's own responses, and what to train on."""
     init, reference = (checkpoints.resolve(name, workspace) for name in (config.init, config.reference))
     tokens = tokenizer.load(init)
-    if tokenizer.load(reference).get_vocab() != tokens.get_vocab():
-        raise InvalidInput(f"The reference model {reference.name} has another vocabulary than the policy {init.name}.")
+    tokenizer.require_shared(tokens, reference, "reference")
     policy = load_policy(init, tokens)
     positions = policy.config.get_text_config().max_position_embeddings
     longest = min(config.max_prompt_tokens, room_for_prompts(policy, config.max_new_tokens))
@@ -232,11 +232,13 @@ def load(config: Config, judges: dict[str, Any], run: RunFolder, workspace: Work
             "its folder as it is. Take an SFT checkpoint."
         )
     own = fit_to_tokenizer(own, tokens).to(device).eval()
-    chosen = rollouts.prompts_of_step(prompts, config, 0, rewards.UNIT_RESPONSES)
-    sampled = sample(own, tokens, chosen, config, "unit")
-    loaded = rewards.load(**judges, workspace=workspace, tokens=tokens, device=device)
-    loaded = loaded.measured([ids for _, ids in chosen], sampled.texts(tokens), microbatch=config.microbatch)
-    pairs = []
+    loaded, pairs = None, []
+    if judges["reward"] or judges["reward_function"] or config.algorithm != "dpo":
+        loaded = rewards.load(**judges, workspace=workspace, tokens=tokens, device=device)
+        count = max(config.batch_size, rewards.UNIT_RESPONSES)
+        chosen = rollouts.prompts_of_step(prompts, count, 0, seed=config.seed)
+        sampled = sample(own, tokens, chosen, config, "unit")
+        loaded = loaded.measured([ids for _, ids in chosen], sampled.texts(tokens), microbatch=config.microbatch)
     if config.algorithm == "dpo":
         pairs = decided_pairs(datasets.rankings(snapshot, "train"), tokens, longest, positions)
     return Given(config, run, policy, reference, tokens, prompts, pairs, loaded)
@@ -368,18 +370,31 @@ def group_trainer(given: Given, trainer: type[Trainer], kind: type[Arguments], r
         temperature=config.temperature,
         top_k=0,
         top_p=1.0,
+        shuffle_dataset=False,
     )
     rows = [{"prompt": turns_of(prompt), "number": number} for number, (prompt, _) in enumerate(given.prompts)]
-    rows *= -(-config.batch_size // config.group_size // len(rows))  # TRL drops what does not fill a batch
     given.policy.config.name_or_path = str(given.reference)  # from here TRL loads the reference
     return trainer(
         given.policy,
         score_function(given),
         args,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(rows).select(prompts_in_order(len(rows), config)),
         processing_class=given.tokens,
         callbacks=[reporter],
     )
+
+
+def prompts_in_order(count: int, config: Config) -> list[int]:
+    """The numbers of the prompts of all steps, in PPO's order.
+
+    One epoch is the whole run: in a later one TRL would shuffle anew, and a resumed run not as the one before it.
+    """
+    groups = config.batch_size // config.group_size
+    return [
+        number
+        for step in range(config.steps)
+        for number in rollouts.prompts_of_step(range(count), groups, step, seed=config.seed)
+    ]
 
 
 def score_function(given: Given) -> Callable[..., list[float]]:
@@ -479,16 +494,17 @@ def measured(given: Given, policy: PreTrainedModel) -> dict[str, float]:
     Some of them are the last step's samples.
     """
     config = given.config
-    chosen = rollouts.prompts_of_step(given.prompts, config, config.steps)
+    chosen = rollouts.prompts_of_step(given.prompts, config.batch_size, config.steps, seed=config.seed)
     sampled = sample(policy, given.tokens, chosen, config, "measured")
     reference = load_policy(given.reference, given.tokens).to(policy.device).eval()
     found = rollouts.logprobs(reference, sampled, temperature=config.temperature, microbatch=config.microbatch)
     kl = (sampled.old_logprobs - found).sum(1)
     texts = sampled.texts(given.tokens)
-    parts = given.rewards.parts(
-        [prompt for prompt, _ in chosen], [ids for _, ids in chosen], texts, microbatch=config.microbatch
-    )
-    rows = zip([prompt for prompt, _ in chosen], texts, parts["reward"].tolist(), kl.tolist(), strict=True)
+    asked, parts = [prompt for prompt, _ in chosen], {}
+    if given.rewards:
+        parts = given.rewards.parts(asked, [ids for _, ids in chosen], texts, microbatch=config.microbatch)
+    worth = parts["reward"].tolist() if parts else [None] * len(texts)
+    rows = zip(asked, texts, worth, kl.tolist(), strict=True)
     shown.forget_after(given.run, config.steps - 1)
     shown.append(given.run, config.steps, rows)
     return {name: values.mean().item() for name, values in parts.items()} | {

@@ -248,7 +248,7 @@ def learn(
             print(f"ppo: ended early, {carried.numbers['kl']:.1f} nats per response are over stop_kl {config.stop_kl}")
             break
         set_learning_rates(optimizer, config, step)
-        chosen = prompts_of_step(prompts, config, step)
+        chosen = prompts_of_step(prompts, config.batch_size, step, seed=config.seed)
         with accelerator.autocast():
             rollouts, found, times = roll_out(models, chosen, config, step)
         rewards, scale = rewards_of(rollouts, carried, config)
@@ -337,7 +337,8 @@ def first_carried(models: Models, prompts: list[Encoded], config: Config) -> Car
     They are as many as a batch, and UNIT_RESPONSES at least: one response would have no standard deviation. A value
     model that starts as a reward model is made to speak in them.
     """
-    chosen = [ids for _, ids in prompts_of_step(prompts, config, 0, UNIT_RESPONSES)]
+    count = max(config.batch_size, UNIT_RESPONSES)
+    chosen = [ids for _, ids in prompts_of_step(prompts, count, 0, seed=config.seed)]
     generator = generator_at(config.seed, "unit")
     with sharding.gathered(models.reference) as whole, without_adapter(whole) as reference:
         sampled = sample(reference, models.tokens, chosen, sampling_of(config), generator)

@@ -61,8 +61,7 @@ def load(config: Config, judges: dict[str, Any], workspace: Workspace, device: t
     """
     init, reference = checkpoints.resolve(config.init, workspace), checkpoints.resolve(config.reference, workspace)
     tokens = tokenizer.load(init)
-    if tokenizer.load(reference).get_vocab() != tokens.get_vocab():
-        raise InvalidInput(f"The reference model {reference.name} has another vocabulary than the policy {init.name}.")
+    tokenizer.require_shared(tokens, reference, "reference")
     loaded_rewards = rewards.load(**judges, workspace=workspace, tokens=tokens, device=device)
     torch.manual_seed(config.seed)
     if not starts_as_reward_model(config, loaded_rewards):

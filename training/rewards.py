@@ -270,11 +270,7 @@ def is_function(part: str) -> bool:
 def load_judge(name: str, workspace: Workspace, tokens: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A frozen reward model. Raises InvalidInput when the policy's token ids would mean something else to it."""
     path = checkpoints.resolve(name, workspace)
-    if tokenizer.load(path).get_vocab() != tokens.get_vocab():
-        raise InvalidInput(
-            f"The reward model {name} has another vocabulary than the policy. Train it from the same SFT checkpoint, "
-            "or leave it out."
-        )
+    tokenizer.require_shared(tokens, path, "reward model")
     return load_scalar(path).eval().requires_grad_(False)
 
 

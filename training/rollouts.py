@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,13 +27,6 @@ from training.scoring import groups_of_like_length
 from training.sharding import gathered
 
 T = TypeVar("T")
-
-
-class Batches(Protocol):
-    """The options of a stage that say which prompts are answered in which step."""
-
-    batch_size: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -245,16 +238,12 @@ def reward_scores(reward_model: PreTrainedModel, input_ids: Tensor, is_token: Te
     return found - getattr(reward_model.config, "score_offset", 0.0)
 
 
-def prompts_of_step(prompts: Sequence[T], config: Batches, step: int, least: int = 1) -> list[T]:
-    """The batch of one step, of `least` at least: the prompts pass by in a new order in each epoch.
-
-    None comes twice before all came once.
-    """
-    size = max(config.batch_size, least)
+def prompts_of_step(prompts: Sequence[T], size: int, step: int, *, seed: int) -> list[T]:
+    """So many prompts for one step: they pass by in a new order in each epoch, and none comes twice before all came."""
     chosen: list[T] = []
     for place in range(step * size, (step + 1) * size):
         epoch, index = divmod(place, len(prompts))
         if not chosen or index == 0:
-            order = torch.randperm(len(prompts), generator=engine.generator_at(config.seed, "prompts", epoch)).tolist()
+            order = torch.randperm(len(prompts), generator=engine.generator_at(seed, "prompts", epoch)).tolist()
         chosen.append(prompts[order[index]])
     return chosen

@@ -16,7 +16,7 @@ from training import parallel
 EACH_STEP = 4  # responses
 
 
-def append(run: RunFolder, step: int, rows: Iterable[tuple[Prompt, str, float, float | None]]) -> None:
+def append(run: RunFolder, step: int, rows: Iterable[tuple[Prompt, str, float | None, float | None]]) -> None:
     """Write down the first of a step's rows: prompt, response, score and KL in nats, None where it is not measured."""
     if not parallel.is_main():
         return

@@ -88,6 +88,15 @@ def load(path: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def require_shared(tokenizer: PreTrainedTokenizerBase, path: Path, what: str) -> None:
+    """Raises InvalidInput when to the model at `path` the policy's token ids would mean other words; `what` it is."""
+    if load(path).get_vocab() != tokenizer.get_vocab():
+        raise InvalidInput(
+            f"The {what} {path.name} has another vocabulary than the policy, whose tokens would be other words to it. "
+            "Take one that was trained from the same checkpoint."
+        )
+
+
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
     """The ids of a conversation up to where the assistant's response starts.
 

@@ -20,7 +20,7 @@ from data.snapshots import Snapshot
 from data.workspace import Workspace
 from training import checkpoints
 from training import tokenizer as tokenizers
-from training.model import Shape, new_policy
+from training.model import Shape, new_policy, scalar_from_policy
 
 ROOT = Path(__file__).parents[2]
 PRELOADED = ["training.__main__", "training.cycle", "training.ppo", "training.pretrain", "training.reward"]
@@ -193,6 +193,25 @@ def saved_policy(workspace, policy, words) -> Path:
         parents=[],
         snapshot=None,
         model=policy,
+        tokenizer=words,
+        config={},
+        metrics={},
+        seed=0,
+    )
+
+
+@pytest.fixture
+def judge_checkpoint(workspace, saved_policy, words) -> Path:
+    """checkpoints/reward-0001: a reward model with a random head."""
+    torch.manual_seed(3)
+    model = scalar_from_policy(saved_policy, words)
+    return checkpoints.save(
+        workspace.checkpoints,
+        "reward-0001",
+        stage="reward",
+        parents=["pretrain-0001"],
+        snapshot=None,
+        model=model,
         tokenizer=words,
         config={},
         metrics={},

@@ -1,11 +1,12 @@
 import math
+import shutil
 
 import pytest
 import torch
 
 from data.errors import InvalidInput
 from data.runs import RunFolder
-from training import checkpoints, corpus, engine, evaluate
+from training import checkpoints, corpus, engine, evaluate, tokenizer
 from training.engine import generator_at
 from training.evaluate import (
     Answers,
@@ -235,6 +236,23 @@ def test_a_policy_is_no_better_than_itself(snapshot, workspace, saved_policy, ju
     assert state["metrics"]["kl"] == pytest.approx(0.0, abs=1e-4)
     assert state["metrics"]["tax"] == 0.0
     assert state["metrics"]["prompts"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("other", "what"), [("sft-0001", "parent"), ("reward-0001", "reward model"), ("reward-0002", "judge")]
+)
+def test_a_checkpoint_of_another_vocabulary_is_refused_by_its_name(
+    other, what, snapshot, workspace, saved_policy, judge_checkpoint, words
+):
+    shutil.copytree(saved_policy, workspace.checkpoints / "sft-0001")
+    save_reward(workspace, saved_policy, words, "reward-0002", sign=1)
+    tokenizer.train(["Quite other words than these were."] * 20, 280).save_pretrained(workspace.checkpoints / other)
+    run = RunFolder.create(workspace.runs, "evaluate", {})
+    config = Config(snapshot.path, "pretrain-0001", "sft-0001", "reward-0001", judge="reward-0002")
+
+    with pytest.raises(InvalidInput, match=f"The {what} {other} has another vocabulary"):
+        evaluate.main(config, run, workspace)
 
 
 @pytest.mark.slow

@@ -20,7 +20,6 @@ from data.runs import RunFolder
 from data.snapshots import load as load_snapshot
 from training import checkpoints, peers, ppo, rollouts, tokenizer
 from training.metrics import Cancelled, catch_stop_signal
-from training.model import scalar_from_policy
 from training.peers import OURS, answerable, as_trl_reads, check_padding, decided_pairs, numbers_of
 from training.ppo import Config, judge_options
 
@@ -54,13 +53,6 @@ def saved_policy(workspace, policy, words):
         ids = torch.tensor([tokenizer.prompt_ids(words, [Message("user", "What do cats eat?")])])
         policy.get_input_embeddings().weight[words.eos_token_id] = 0.35 * policy.base_model(ids)[0][0, -1]
     return save(workspace, "pretrain-0001", "pretrain", policy, words)
-
-
-@pytest.fixture
-def judge_checkpoint(workspace, saved_policy, words):
-    """checkpoints/reward-0001: a reward model with a random head."""
-    torch.manual_seed(3)
-    return save(workspace, "reward-0001", "reward", scalar_from_policy(saved_policy, words), words)
 
 
 def save(workspace, name, stage, model, words):
@@ -216,6 +208,37 @@ def test_two_steps_move_the_weights_into_a_checkpoint_that_plain_transformers_lo
     assert {*wanted.split(), "policy_loss", "policy_grad_norm"} <= lines[0].keys()
     samples = [json.loads(line) for line in (run.path / "samples.jsonl").read_text().splitlines()]
     assert samples[-1].keys() == {"step", "prompt", "response", "score", "kl"} and samples[-1]["step"] == 2
+
+
+@pytest.mark.slow
+def test_dpo_needs_no_judge_and_its_samples_then_have_no_score(snapshot, workspace, saved_policy):
+    run = new_run(workspace)
+
+    ppo.main(dataclasses.replace(config_for("dpo", snapshot.path), reward=""), run, workspace)
+
+    manifest = checkpoints.read_manifest(workspace.checkpoints / run.id)
+    assert manifest["parents"] == ["pretrain-0001"]
+    assert {"kl", "length", "ended"} <= manifest["metrics"].keys() and "reward" not in manifest["metrics"]
+    samples = [json.loads(line) for line in (run.path / "samples.jsonl").read_text().splitlines()]
+    assert [line["score"] for line in samples] == [None] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_without_a_judge_nothing_can_be_learned_from_samples(algorithm, snapshot, workspace, saved_policy):
+    with pytest.raises(InvalidInput, match="Nothing would judge the responses"):
+        ppo.main(dataclasses.replace(config_for(algorithm, snapshot.path), reward=""), new_run(workspace), workspace)
+
+
+@pytest.mark.slow
+def test_a_group_answers_the_prompts_that_ppo_would_in_the_same_order(
+    snapshot, workspace, saved_policy, judge_checkpoint
+):
+    given = given_for("rloo", snapshot, workspace, steps=4)  # 2 prompts a step of 6: into a second epoch
+    seen = [given.prompts[row["number"]][0] for row in trainer_of(given).train_dataset]
+
+    steps = [rollouts.prompts_of_step(given.prompts, 2, step, seed=0) for step in range(4)]
+    assert seen == [prompt for step in steps for prompt, _ in step]
 
 
 @pytest.mark.slow
