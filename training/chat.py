@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.errors import InvalidInput
 from data.records import Message
 from training import engine, tokenizer
+from training.model import precision
 
 MOST_REPLIES = 9
 ROLES = ("system", "user", "assistant")
@@ -162,18 +163,19 @@ def respond(request: Request, served: Served, ids: list[int], tell: Callable[[in
     seed = secrets.randbits(62) if request.seed is None else request.seed
     served.turns.take()
     try:
-        samples = engine.sample(
-            served.policy,
-            [ids],
-            samples=request.n,
-            max_new_tokens=min(request.max_tokens or served.max_new_tokens, served.positions - len(ids)),
-            temperature=request.temperature,
-            eos_id=served.words.eos_token_id,
-            pad_id=served.words.pad_token_id,
-            generator=torch.Generator().manual_seed(seed),
-            batch_size=request.n,
-            watch=watch,
-        )
+        with precision(served.policy.device):
+            samples = engine.sample(
+                served.policy,
+                [ids],
+                samples=request.n,
+                max_new_tokens=min(request.max_tokens or served.max_new_tokens, served.positions - len(ids)),
+                temperature=request.temperature,
+                eos_id=served.words.eos_token_id,
+                pad_id=served.words.pad_token_id,
+                generator=torch.Generator().manual_seed(seed),
+                batch_size=request.n,
+                watch=watch,
+            )
     finally:
         served.turns.give()
     for number, tokens in enumerate(samples.response_ids):

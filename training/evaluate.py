@@ -43,7 +43,7 @@ from data.workspace import Workspace
 from training import checkpoints, corpus, parallel, sharding, tokenizer
 from training.engine import generator_at
 from training.metrics import Cancelled, Progress, finite
-from training.model import load_policy, load_scalar, room_for_prompts
+from training.model import load_policy, load_scalar, precision, room_for_prompts
 from training.rollouts import Sampled, Sampling, logprobs, sample, scores
 
 RESAMPLES = 2000  # of the bootstrap
@@ -112,7 +112,8 @@ class Answers:
 def main(config: Config, run: RunFolder, workspace: Workspace) -> None:
     """Measure and judge."""
     progress = Progress(run, "evaluate", 5 if config.best_of else 4)
-    metrics = measure(config, workspace, progress)
+    with precision(parallel.device()):
+        metrics = measure(config, workspace, progress)
     policy, parent = (
         checkpoints.name_of(checkpoints.resolve(name, workspace), name) for name in (config.policy, config.parent)
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -157,6 +157,13 @@ def scalar_from_policy(
     head: Tensor = scalar.score.weight
     nn.init.normal_(head, std=0.0 if zero_head else 1 / math.sqrt(head.shape[1] + 1))
     return scalar
+
+
+def precision(device: torch.device) -> AbstractContextManager[object]:
+    """Forward passes inside it are in bf16 on a GPU that has it, with weights as they are, and else in their dtype."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.autocast("cuda", torch.bfloat16)
+    return nullcontext()
 
 
 def positions_of(attention_mask: Tensor) -> Tensor:

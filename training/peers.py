@@ -90,6 +90,7 @@ OFF = {  # options that change what PPO learns and that TRL cannot follow, with 
     "advantage_clip": None,
     "ema": None,
     "lora_rank": 0,
+    "sampling_batch": 0,
     "bf16": None,
     "gradient_checkpointing": False,
 }

@@ -87,6 +87,7 @@ class Config:
     batch_size: int = 128  # responses sampled per step, one per prompt
     minibatch_size: int = 128  # responses per optimizer step; batch_size / minibatch_size * epochs steps per batch
     microbatch: int = 32  # most responses in one forward pass; changes the memory and not the result
+    sampling_batch: int = 0  # most responses decoded at once; changes the memory and not the result; 0: the whole batch
     epochs: int = 4  # passes over each batch
     max_new_tokens: int = 128  # a response without end by then is cut off
     max_prompt_tokens: int = 512  # longer prompts are left out: cut, they would ask something else
@@ -135,9 +136,8 @@ class Config:
         for name in counts.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
-        for (
-            name
-        ) in "learning_rate value_learning_rate warmup value_warmup kl_coef value_coef ptx_coef lora_rank".split():
+        amounts = "learning_rate value_learning_rate warmup value_warmup kl_coef value_coef ptx_coef lora_rank"
+        for name in f"sampling_batch {amounts}".split():
             if not 0 <= (getattr(self, name) or 0) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
         limits = "clip value_clip max_grad_norm kl_target reward_clip advantage_clip target_update_kl stop_kl"
@@ -328,7 +328,7 @@ def encoded_prompts(prompts: Sequence[Prompt], models: Models, config: Config) -
 
 
 def sampling_of(config: Config) -> Sampling:
-    return Sampling(config.max_new_tokens, config.temperature, config.batch_size)
+    return Sampling(config.max_new_tokens, config.temperature, config.sampling_batch or config.batch_size)
 
 
 def first_carried(models: Models, prompts: list[Encoded], config: Config) -> Carried:

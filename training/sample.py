@@ -207,16 +207,17 @@ class Sampler:
         found: Sequence[dict[str, NewResponse]],
         attempt: int,
     ) -> None:
-        samples = engine.sample(
-            self.policy,
-            [asked[i].ids for i in rows],  # a prompt as often as it wants a response; the engine reads it once
-            max_new_tokens=self.config.max_new_tokens,
-            temperature=temperature,
-            eos_id=self.words.eos_token_id,
-            pad_id=self.words.pad_token_id,
-            generator=self._generator,
-            batch_size=self.config.batch_size,
-        )
+        with model.precision(self.policy.device):
+            samples = engine.sample(
+                self.policy,
+                [asked[i].ids for i in rows],  # a prompt as often as it wants a response; the engine reads it once
+                max_new_tokens=self.config.max_new_tokens,
+                temperature=temperature,
+                eos_id=self.words.eos_token_id,
+                pad_id=self.words.pad_token_id,
+                generator=self._generator,
+                batch_size=self.config.batch_size,
+            )
         for i, ids, whole in zip(rows, samples.response_ids, samples.ended, strict=True):
             if text := tokenizer.response_text(self.words, ids):
                 settings = {

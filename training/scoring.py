@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +22,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from data.errors import InvalidInput
 from training.engine import padded_left, padded_right
-from training.model import positions_of
+from training.model import positions_of, precision
 from training.sharding import is_divided, through
 
 Ids = Sequence[int]
@@ -51,7 +50,7 @@ def score(
     ends = sum(len(response) for group in responses for response in group)
     together = sum(map(len, prompts)) + ends
     if share and apart + ends >= SHARING_PAYS * together:
-        with _precision(model.device):
+        with precision(model.device):
             hidden, computed = _after_shared_prompts(model, prompts, responses, pad_id)
             return Scores(_head(model, hidden), together, computed)
     pairs = zip(prompts, responses, strict=True)
@@ -64,7 +63,7 @@ def score_rows(model: PreTrainedModel, rows: Sequence[Ids], pad_id: int) -> Scor
     A model that is divided among processes makes one pass over all of them, others one for those of like length.
     """
     tokens = sum(map(len, rows))
-    with _precision(model.device):
+    with precision(model.device):
         if is_divided(model):
             ids, is_token = padded_right(rows, pad_id, model.device)
             return Scores(through(model, _of_padded, ids, is_token), tokens, ids.numel())
@@ -128,13 +127,6 @@ def _cut(order: Sequence[int], lengths: Sequence[int], most: float, most_rows: i
             groups.append([index])
             padding = 0
     return groups
-
-
-def _precision(device: torch.device) -> AbstractContextManager[object]:
-    """bf16 for the backbone where the hardware has it."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.autocast("cuda", torch.bfloat16)
-    return nullcontext()
 
 
 def _head(model: PreTrainedModel, hidden: Tensor) -> Tensor:

@@ -239,6 +239,18 @@ def test_a_policy_is_no_better_than_itself(snapshot, workspace, saved_policy, ju
 
 
 @pytest.mark.slow
+def test_in_bf16_as_on_a_gpu_the_same_comes_out_but_for_rounding(
+    snapshot, workspace, saved_policy, judge_checkpoint, monkeypatch
+):
+    monkeypatch.setattr(evaluate, "precision", lambda _: torch.autocast("cpu", torch.bfloat16))
+    metrics = run_evaluation(snapshot, workspace, "pretrain-0001").state()["metrics"]
+
+    assert 0 < abs(metrics["kl"]) < 0.05  # of eight tokens; in fp32 it is under 1e-4
+    assert metrics["tax"] == 0.0
+    assert abs(metrics["win_rate"] - 0.5) < 0.25
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "what"), [("sft-0001", "parent"), ("reward-0001", "reward model"), ("reward-0002", "judge")]
 )

@@ -170,6 +170,7 @@ def test_minibatches_must_divide_the_batch():
     [
         ({"epochs": 0}, "epochs is 0"),
         ({"warmup": -1}, "warmup is -1"),
+        ({"sampling_batch": -1}, "sampling_batch is -1; it must be 0 or more"),
         ({"kl_target": 0.0}, "kl_target is 0.0"),
         ({"dual_clip": 1.0}, "dual_clip is 1.0"),
         ({"ema": 1.0}, "ema is 1.0"),
@@ -358,6 +359,24 @@ def test_a_run_at_another_temperature_samples_and_judges_at_it(snapshot, workspa
     assert [line["ratio_first"] for line in lines] == [1.0] * 3  # to the last bit: the same microbatches
     assert all(line["logprob_gap"] < 1e-3 for line in lines)
     assert [line["learning_rate"] for line in lines] == pytest.approx([3e-3, 2e-3, 1e-3])
+
+
+@pytest.mark.slow
+def test_responses_decoded_a_few_at_once_are_the_same(snapshot, workspace, saved_policy, judge_checkpoint, monkeypatch):
+    sizes = []
+
+    def watched(*given, **options):
+        sizes.append(options["batch_size"])
+        return engine_sample(*given, **options)
+
+    engine_sample, runs = engine.sample, (new_run(workspace), new_run(workspace))
+    monkeypatch.setattr(engine, "sample", watched)
+    for run, some in zip(runs, (0, 3), strict=True):
+        ppo.main(config_for(snapshot, steps=1, sampling_batch=some), run, workspace)
+
+    assert sizes == [8, 8, 3, 3]  # each run's units, and its one batch
+    one, other = ((run.path / "samples.jsonl").read_text().splitlines() for run in runs)
+    assert [json.loads(line)["response"] for line in one] == [json.loads(line)["response"] for line in other]
 
 
 @pytest.mark.slow
