@@ -299,13 +299,14 @@ def time_trl(clock: Clock) -> None:
     clock.around(ppo_trainer, "masked_whiten", after="update")  # of the advantages, the last thing before the epochs
 
 
-def setting_of(model: str, lengths: str) -> Setting:
-    setting = SETTINGS[model]
+def setting_of(model: str, lengths: str, response: int | None) -> Setting:
+    setting = replace(SETTINGS[model], response=response or SETTINGS[model].response)
     return replace(setting, end=2 / setting.response) if lengths == "ended" else setting
 
 
-def work_side(side: str, model: str, lengths: str, work: Path, batches: int, device: str) -> None:
+def work_side(given: argparse.Namespace) -> None:
     """One process of one side: warm up, run, print one line of JSON."""
+    side, work, batches, device = given.side, given.work, given.batches, given.device
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -318,12 +319,12 @@ def work_side(side: str, model: str, lengths: str, work: Path, batches: int, dev
         nonlocal steps
         steps += 1
 
-    run(replace(SETTINGS["micro"], vocabulary=SETTINGS[model].vocabulary), work, 1, device, clock)
+    run(replace(SETTINGS["micro"], vocabulary=SETTINGS[given.model].vocabulary), work, 1, device, clock)
     time_it(clock)
     clock.marks.clear()
     register_optimizer_step_post_hook(count)
     memory = Memory(device)
-    length = run(setting_of(model, lengths), work, batches, device, clock)
+    length = run(setting_of(given.model, given.lengths, given.response), work, batches, device, clock)
     print(json.dumps({"batches": clock.batches(), "peak": memory.peak(), "length": length, "steps": steps}))
 
 
@@ -334,6 +335,7 @@ def start(side: str, lengths: str, arguments: argparse.Namespace, work: Path, ba
     python = sys.executable if side == "pawl" else str(python_of("trl-1.12"))
     command = [python, str(HERE), "--side", side, "--lengths", lengths, "--work", str(work), "--batches", str(batches)]
     command += ["--model", arguments.model, "--device", arguments.device]
+    command += ["--response", str(arguments.response)] if arguments.response else []
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(arguments.threads),
@@ -399,13 +401,14 @@ def main() -> None:
     parser.add_argument("--model", choices=[name for name in SETTINGS if name != "micro"], help="3m; on a GPU 124m")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each process")
     parser.add_argument("--lengths", choices=LENGTHS, help="of responses; by default both, or equal when quick")
+    parser.add_argument("--response", type=int, help="tokens allowed to a response; 48, on a GPU 128")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)  # a process of the benchmark's own
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--batches", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.model = given.model or {"cpu": "3m", "cuda": "124m"}[given.device]
     if given.side:
-        work_side(given.side, given.model, given.lengths, given.work, given.batches, given.device)
+        work_side(given)
         return
     repetitions, batches = (1, 1) if given.quick else (3, 3)
     figures: dict[str, Any] = {}
@@ -418,7 +421,7 @@ def main() -> None:
                 for side in SIDES:
                     found[side].append(start(side, lengths, given, Path(work), batches))
             print(f"{given.model}, {lengths}")
-            figures[lengths] = compare(found, setting_of(given.model, lengths), batches, given.device)
+            figures[lengths] = compare(found, setting_of(given.model, lengths, given.response), batches, given.device)
     first, *others = figures
     print(json.dumps({**figures[first], **{lengths: figures[lengths] for lengths in others}}))
 
