@@ -47,7 +47,7 @@ PPO += ("--value-warmup", 4, "--warmup", 8)  # steps; without them the first one
 PPO += ("--kl-coef", 0.35, "--kl-target", 2.3, "--kl-horizon", 600)
 PTX = 0.3  # the norm of the gradient on pretraining text over PPO's own
 DPO = ("--preset", "tiny", "--algorithm", "dpo", "--batch-size", 64, "--minibatch-size", 64, "--microbatch", 64)
-DPO += ("--steps", 180, "--learning-rate", 2e-4, "--max-new-tokens", policies.LONGEST, "--temperature", 1.0)
+DPO += ("--steps", 180, "--learning-rate", 2e-3, "--max-new-tokens", policies.LONGEST, "--temperature", 1.0)
 
 
 def make_model(root: Path) -> Result:
