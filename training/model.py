@@ -35,6 +35,7 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from data.errors import InvalidInput
+from training.parallel import has_bf16
 from training.sharding import through
 from training.tokenizer import separator_id
 
@@ -161,7 +162,7 @@ def scalar_from_policy(
 
 def precision(device: torch.device) -> AbstractContextManager[object]:
     """Forward passes inside it are in bf16 on a GPU that has it, with weights as they are, and else in their dtype."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+    if device.type == "cuda" and has_bf16():
         return torch.autocast("cuda", torch.bfloat16)
     return nullcontext()
 

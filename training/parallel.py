@@ -102,6 +102,11 @@ def device() -> torch.device:
     return found
 
 
+def has_bf16() -> bool:
+    """Whether this process computes on a GPU that has bf16."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
 def same(value: T) -> T:
     """What process 0 has, whatever the others pass."""
     if count() == 1:

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -41,9 +41,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers import TrainingArguments as Arguments
 
 from data import datasets
-from data.datasets import Ranked
-from data.errors import InvalidInput, TooFewLabels
-from data.records import Prompt
+from data.errors import InvalidInput
 from data.runs import RunFolder
 from data.snapshots import Snapshot
 from data.workspace import Workspace
@@ -53,6 +51,7 @@ from training.advantages import outcomes
 from training.engine import generator_at
 from training.metrics import Progress
 from training.model import fit_to_tokenizer, load_policy, room_for_prompts
+from training.peer_inputs import Encoded, Pair, answerable, check_padding, decided_pairs, in_order, turns_of
 from training.rewards import Rewards
 
 DPO_RATE = 0.2  # of learning_rate: its gradient is not whitened as PPO's is
@@ -94,9 +93,6 @@ OFF = {  # options that change what PPO learns and that TRL cannot follow, with 
     "bf16": None,
     "gradient_checkpointing": False,
 }
-
-Encoded = tuple[Prompt, list[int]]  # a prompt and its token ids
-Pair = dict[str, list[int]]  # prompt_ids, chosen_ids, rejected_ids
 
 
 class Config(Protocol):
@@ -245,84 +241,6 @@ def load(config: Config, judges: dict[str, Any], run: RunFolder, workspace: Work
     return Given(config, run, policy, reference, tokens, prompts, pairs, loaded)
 
 
-def answerable(prompts: Sequence[Prompt], tokens: PreTrainedTokenizerBase, longest: int) -> list[Encoded]:
-    """The prompts with their ids, without those of more than `longest` tokens or that TRL would read as other ids.
-
-    TRL tokenises a whole conversation at once, so that a special token which somebody typed becomes one; PPO sees
-    words there. Raises InvalidInput when none is left.
-    """
-    encoded = [(prompt, tokenizer.prompt_ids(tokens, prompt.messages)) for prompt in prompts]
-    short = [(prompt, ids) for prompt, ids in encoded if len(ids) <= longest]
-    same = [(prompt, ids) for prompt, ids in short if as_trl_reads(tokens, turns_of(prompt)) == ids]
-    print(
-        f"ppo: {len(same)} prompts, {len(encoded) - len(short)} left out as longer than {longest} tokens, "
-        f"{len(short) - len(same)} because they spell a special token",
-        flush=True,
-    )
-    if not same:
-        raise InvalidInput(f"None of the {len(prompts)} training prompts can be answered within {longest} tokens.")
-    return same
-
-
-def turns_of(prompt: Prompt) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in prompt.messages]
-
-
-def as_trl_reads(tokens: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> list[int]:
-    """The ids that RLOOTrainer and GRPOTrainer make of a prompt."""
-    return list(
-        tokens.apply_chat_template([turns], add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"][0]
-    )
-
-
-@torch.no_grad()
-def check_padding(policy: PreTrainedModel, tokens: PreTrainedTokenizerBase, prompt: Sequence[int]) -> None:
-    """Raises InvalidInput for a model that says something else after padding on the left.
-
-    TRL pads so and gives no positions. With rotary positions only distances count; learned ones (GPT-2) go wrong.
-    """
-    padding = [tokens.pad_token_id] * 8
-    policy.eval()
-    alone = policy(input_ids=torch.tensor([prompt])).logits[0, -1]
-    is_token = torch.tensor([[0] * len(padding) + [1] * len(prompt)])
-    padded = policy(input_ids=torch.tensor([[*padding, *prompt]]), attention_mask=is_token).logits[0, -1]
-    gap = (padded - alone).abs().max().item()
-    if gap > 1e-3:
-        raise InvalidInput(
-            f"Padding on the left changes a logit of this {policy.config.model_type} model by {gap:.2g}: its positions "
-            "are learned, and TRL gives none. Nothing was trained. Take --algorithm ppo, or a model with rotary "
-            "positions."
-        )
-
-
-def decided_pairs(
-    rankings: Iterable[Ranked], tokens: PreTrainedTokenizerBase, longest_prompt: int, longest: int
-) -> list[Pair]:
-    """Every decided pair of every ranking as token ids; a tie and a response without a rank give none.
-
-    Raises TooFewLabels when there is none. Nothing is truncated: what is too long is left out and counted.
-    """
-    pairs, too_long = [], 0
-    for ranking in rankings:
-        prompt = tokenizer.prompt_ids(tokens, ranking.messages)
-        ranked = [(rank, text) for rank, text in zip(ranking.ranks, ranking.responses, strict=True) if rank]
-        for (rank, better), (other, worse) in itertools.permutations(ranked, 2):
-            if rank >= other or better == worse:
-                continue
-            chosen, rejected = tokenizer.response_ids(tokens, better), tokenizer.response_ids(tokens, worse)
-            if len(prompt) > longest_prompt or len(prompt) + max(len(chosen), len(rejected)) > longest:
-                too_long += 1
-            else:
-                pairs.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
-    print(f"ppo: {len(pairs)} pairs, {too_long} left out as too long", flush=True)
-    if not pairs:
-        raise TooFewLabels(
-            f"dpo learns from decided pairs of training prompts, and there is none ({too_long} were too long). "
-            "Rank more responses, then freeze again."
-        )
-    return pairs
-
-
 def sample(
     policy: PreTrainedModel, tokens: PreTrainedTokenizerBase, chosen: list[Encoded], config: Config, what: str
 ) -> rollouts.Sampled:
@@ -373,29 +291,18 @@ def group_trainer(given: Given, trainer: type[Trainer], kind: type[Arguments], r
         top_p=1.0,
         shuffle_dataset=False,
     )
+    groups = config.batch_size // config.group_size
+    order = in_order(len(given.prompts), groups, config.steps, seed=config.seed)
     rows = [{"prompt": turns_of(prompt), "number": number} for number, (prompt, _) in enumerate(given.prompts)]
     given.policy.config.name_or_path = str(given.reference)  # from here TRL loads the reference
     return trainer(
         given.policy,
         score_function(given),
         args,
-        train_dataset=Dataset.from_list(rows).select(prompts_in_order(len(rows), config)),
+        train_dataset=Dataset.from_list(rows).select(order),
         processing_class=given.tokens,
         callbacks=[reporter],
     )
-
-
-def prompts_in_order(count: int, config: Config) -> list[int]:
-    """The numbers of the prompts of all steps, in PPO's order.
-
-    One epoch is the whole run: in a later one TRL would shuffle anew, and a resumed run not as the one before it.
-    """
-    groups = config.batch_size // config.group_size
-    return [
-        number
-        for step in range(config.steps)
-        for number in rollouts.prompts_of_step(range(count), groups, step, seed=config.seed)
-    ]
 
 
 def score_function(given: Given) -> Callable[..., list[float]]:

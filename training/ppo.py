@@ -280,10 +280,15 @@ def learn(
             progress.at(step + 1, always=True)
             raise Cancelled(f"Stopped after step {step + 1} of {config.steps}; go on with --resume {run.id}.")
     if average:
-        with torch.no_grad():
-            for weight, mean in zip(trained(models.policy), average, strict=True):
-                weight.copy_(mean)
+        replace_weights(models.policy, average)
     return carried.numbers
+
+
+@torch.no_grad()
+def replace_weights(policy: PreTrainedModel, average: nn.ParameterList) -> None:
+    """Let the policy be its moving average."""
+    for weight, mean in zip(trained(policy), average, strict=True):
+        weight.copy_(mean)
 
 
 def roll_out(
@@ -303,9 +308,7 @@ def roll_out(
 
 def uses_bf16(config: Config) -> bool:
     """Whether forward passes are in bf16."""
-    if config.bf16 is None:
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return config.bf16
+    return parallel.has_bf16() if config.bf16 is None else config.bf16
 
 
 def judge_options(config: Config) -> dict[str, Any]:

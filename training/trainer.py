@@ -91,7 +91,7 @@ def arguments(
         save_total_limit=2,
         logging_strategy="steps",
         use_cpu=not gpu,
-        bf16=gpu and torch.cuda.is_bf16_supported(),
+        bf16=parallel.has_bf16(),
         dataloader_pin_memory=gpu,
         report_to=[],
         disable_tqdm=True,

@@ -20,7 +20,8 @@ from data.runs import RunFolder
 from data.snapshots import load as load_snapshot
 from training import checkpoints, peers, ppo, rollouts, tokenizer
 from training.metrics import Cancelled, catch_stop_signal
-from training.peers import OURS, answerable, as_trl_reads, check_padding, decided_pairs, numbers_of
+from training.peer_inputs import answerable, as_trl_reads, check_padding, decided_pairs, turns_of
+from training.peers import OURS, numbers_of
 from training.ppo import Config, judge_options
 
 pytestmark = pytest.mark.slow
@@ -253,7 +254,7 @@ def test_the_ids_of_prompts_and_pairs_are_those_that_ppo_sees(
     paired = given_for("dpo", snapshot, workspace)
     learning = trainer_of(paired)
 
-    assert sampling._tokenize_prompts([peers.turns_of(prompt) for prompt, _ in given.prompts])[0] == seen
+    assert sampling._tokenize_prompts([turns_of(prompt) for prompt, _ in given.prompts])[0] == seen
     several = [Message("system", "Be brief."), Message("user", "a"), Message("assistant", "b"), Message("user", " c")]
     assert as_trl_reads(words, [vars_of(m) for m in several]) == tokenizer.prompt_ids(words, several)
     assert [dict(row) for row in learning.train_dataset] == paired.pairs

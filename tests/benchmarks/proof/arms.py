@@ -46,7 +46,7 @@ PPO += ("--value-warmup", 4, "--warmup", 8)  # steps; without them the first one
 # .1 it passes by on its way, wins no more there, and says the same more often (docs/proof.md).
 PPO += ("--kl-coef", 0.35, "--kl-target", 2.3, "--kl-horizon", 600)
 PTX = 0.3  # the norm of the gradient on pretraining text over PPO's own
-# A fifth of the rate counts, see peers.py.
+# A fifth of this rate counts (training/peers.py).
 DPO = ("--preset", "tiny", "--algorithm", "dpo", "--batch-size", 64, "--minibatch-size", 64, "--microbatch", 64)
 DPO += ("--steps", 180, "--learning-rate", 2e-3, "--max-new-tokens", policies.LONGEST, "--temperature", 1.0)
 
